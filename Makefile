@@ -1,0 +1,74 @@
+# `make` lists what there is. Everything runs in .venv, which is made anew only when pyproject.toml or constraints.txt
+# changed. Another Python: make PYTHON=/path/to/python3.11 …
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+KILLS ?= 200
+
+# The first that runs and is new enough: a name on the path may be a version switcher's that has nothing behind it.
+PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
+	if "$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then command -v "$$name"; break; fi; \
+	done)
+
+.PHONY: help demo test test-unit test-integration test-chaos chaos bench lint format clean
+
+help:  ## list the targets
+	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / { printf "make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.demo  ## train a real model over simulated phones on this machine
+	@$(BIN)/gridnode demo
+
+test: lint test-unit test-integration test-chaos  ## all that must pass: lint, types, imports, all tests
+
+test-unit: $(VENV)/.dev  ## unit tests: no database, seconds
+	@$(BIN)/python -m pytest -m "not integration and not chaos"
+
+test-integration: $(VENV)/.dev  ## tests on a real PostgreSQL, which starts by itself
+	@$(BIN)/python -m pytest -m "integration and not chaos"
+
+test-chaos: $(VENV)/.dev  ## the short chaos test, about a minute
+	@$(BIN)/python -m pytest -m chaos
+
+chaos: $(VENV)/.dev  ## the long chaos test: KILLS=200 kills of nodes and database
+	@$(BIN)/python -m pytest -m chaos --chaos-kills=$(KILLS) --timeout=0 -s
+
+bench: $(VENV)/.dev  ## measure sessions per second, latency, CPU and memory
+	@$(BIN)/python -m bench.run
+
+lint: $(VENV)/.dev  ## style, types, import directions
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(VENV)/.dev  ## let ruff put the code in order
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+clean:  ## remove .venv, caches and build results
+	@rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .schemathesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.made: pyproject.toml constraints.txt
+	@[[ -n "$(PYTHON)" ]] || { echo "GridNode needs Python 3.11 or newer, and none was found. Install it, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "GridNode needs Python 3.11 or newer; $(PYTHON) is not." >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) has no venv module. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@echo "Making $(VENV) with $(PYTHON) …"
+	@"$(PYTHON)" -m venv --clear $(VENV)
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.made
+	@echo "Installing GridNode …"
+	@$(PIP_INSTALL) --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.made
+	@echo "Installing GridNode with what its tests need …"
+	@$(PIP_INSTALL) --editable '.[demo,dev]'
+	@touch $(VENV)/.demo $@
