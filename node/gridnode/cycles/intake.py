@@ -1,0 +1,126 @@
+"""Where cycle requests and reports of all devices of one worker process meet and are committed in groups."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+import uuid
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from gridnode.averaging.layout import squared_norm
+from gridnode.averaging.strategies import Strategies
+from gridnode.cycles.assignment import Accepted, Rejected, assign_workers
+from gridnode.cycles.group_commit import GroupCommit
+from gridnode.cycles.reports import Committed, CycleHasNoRoom, Outcome, Report, commit_reports
+from gridnode.cycles.view import CycleViews
+from gridnode.db.session import Database
+from gridnode.processes.catalog import HostedProcess
+from gridnode.reporting import metrics
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class _ForProcess:
+    """What belongs to one process and is committed together with others of the same process (and cycle)."""
+
+    process: HostedProcess
+    item: uuid.UUID | Report
+
+
+class Intake:
+    """Accepts devices into cycles and counts their reports.
+
+    Args:
+        database: The node's.
+        strategies: How each process averages.
+        views: Told here which cycles run, so that stragglers don't cost an optimistic attempt each.
+        cycle_is_full: Called with the id of a cycle that has just got its last report.
+        now: The clock.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        strategies: Strategies,
+        views: CycleViews,
+        cycle_is_full: Callable[[int], None],
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._database = database
+        self._strategies = strategies
+        self._views = views
+        self._cycle_is_full = cycle_is_full
+        self._now = now
+        # Which device gets a place, and when it is asked back, is no secret.
+        self._random = random.Random()  # noqa: S311
+        self._requests: GroupCommit[_ForProcess, Accepted | Rejected] = GroupCommit(self._assign)
+        self._reports: GroupCommit[_ForProcess, Outcome] = GroupCommit(self._count)
+
+    def request_cycle(self, process: HostedProcess, worker_id: uuid.UUID) -> Accepted | Rejected:
+        """A place in the running cycle, or a rejection.
+
+        Raises:
+            Unavailable: the database is away.
+        """
+        answer = self._requests.submit(process.id, _ForProcess(process, worker_id))
+        if isinstance(answer, Rejected):
+            metrics.count_rejected(process.name, process.version, answer.reason)
+        elif not answer.again:
+            metrics.count_assigned(process.name, process.version)
+        return answer
+
+    def report(self, process: HostedProcess, cycle_id: int, report: Report) -> Outcome:
+        """Count a report; returns once it is durable.
+
+        Raises:
+            Conflict: the cycle is over, or another diff of this worker was counted.
+            InvalidRequest: the worker has no place in the cycle.
+            Unavailable: the database is away; whether the report was counted is not known, repeating it is safe.
+        """
+        return self._reports.submit(cycle_id, _ForProcess(process, report))
+
+    def _assign(self, _key: Hashable, requests: Sequence[_ForProcess]) -> Sequence[Accepted | Rejected]:
+        process = requests[0].process
+        workers = [request.item for request in requests if isinstance(request.item, uuid.UUID)]
+        return self._database.transaction(
+            lambda session: assign_workers(session, process, workers, self._now(), self._random)
+        )
+
+    def _count(self, key: Hashable, requests: Sequence[_ForProcess]) -> Sequence[Outcome | Exception]:
+        cycle_id = int(key)  # type: ignore[call-overload]
+        process = requests[0].process
+        reports = [request.item for request in requests if isinstance(request.item, Report)]
+        started = time.monotonic()
+        committed = self._commit(cycle_id, process, reports)
+        seconds = time.monotonic() - started
+        counted = [r for r, outcome in zip(reports, committed.outcomes, strict=True) if outcome == "counted"]
+        norms = [math.sqrt(squared_norm(report.tensors)) for report in counted]
+        metrics.observe_report_batch(process.name, process.version, norms, seconds)
+        wanted = process.server_config.closing_diffs
+        if committed.total is not None and wanted is not None and committed.total >= wanted:
+            self._cycle_is_full(cycle_id)
+        return committed.outcomes
+
+    def _commit(self, cycle_id: int, process: HostedProcess, reports: Sequence[Report]) -> Committed:
+        strategy = self._strategies.of(process)
+
+        def commit(*, cut: bool) -> Committed:
+            return self._database.transaction(
+                lambda session: commit_reports(
+                    session, cycle_id, reports, process.layout, strategy, self._now(), cut=cut
+                )
+            )
+
+        view = self._views.get(cycle_id)
+        if view is not None and view.running:
+            try:
+                return commit(cut=False)
+            except CycleHasNoRoom:
+                self._views.ended(cycle_id)
+        return commit(cut=True)

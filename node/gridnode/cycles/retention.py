@@ -1,0 +1,70 @@
+"""Deleting what nobody needs any more. Every function takes a session, is safe to run in several replicas, and bounded."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from sqlalchemy import delete, func, select, text
+from sqlalchemy.orm import Session
+
+from gridnode.db.models import Checkpoint, Cycle, UpdateSum
+
+#: How long assignments of an ended cycle are kept, so that a report repeated late is still recognised.
+ASSIGNMENT_LIFETIME = timedelta(days=7)
+_BATCH = 10_000
+
+
+def delete_update_sums(session: Session, cycle_id: int) -> None:
+    """Delete the stored sums of one ended cycle; its checkpoint holds what they were for."""
+    session.execute(delete(UpdateSum).where(UpdateSum.cycle_id == cycle_id))
+
+
+def delete_leftover_sums(session: Session) -> int:
+    """Delete stored sums whose cycle has ended or is gone: a replica died before it could."""
+    running = select(Cycle.id).where(Cycle.state.in_(("open", "averaging")))
+    leftover = select(UpdateSum.id).where(UpdateSum.cycle_id.not_in(running)).limit(_BATCH)
+    return _deleted(session.execute(delete(UpdateSum).where(UpdateSum.id.in_(leftover))))
+
+
+def delete_old_assignments(session: Session, now: datetime) -> int:
+    """Delete assignments of cycles that ended long ago and that no ``do_not_reuse_workers_until_cycle`` looks back to."""
+    return _deleted(session.execute(_OLD_ASSIGNMENTS, {"before": now - ASSIGNMENT_LIFETIME, "batch": _BATCH}))
+
+
+def delete_old_checkpoints(session: Session, keep: int) -> int:
+    """Keep the first checkpoint and the last ``keep`` of each process."""
+    newest = (
+        select(Checkpoint.process_id, func.max(Checkpoint.number).label("number"))
+        .group_by(Checkpoint.process_id)
+        .subquery()
+    )
+    old = (
+        select(Checkpoint.process_id, Checkpoint.number)
+        .join(newest, newest.c.process_id == Checkpoint.process_id)
+        .where(Checkpoint.number > 1, Checkpoint.number <= newest.c.number - max(1, keep))
+        .limit(_BATCH)
+    ).subquery()
+    return _deleted(
+        session.execute(
+            delete(Checkpoint).where(Checkpoint.process_id == old.c.process_id, Checkpoint.number == old.c.number)
+        )
+    )
+
+
+_OLD_ASSIGNMENTS = text(
+    """
+    DELETE FROM assignments WHERE (cycle_id, worker_id) IN (
+        SELECT a.cycle_id, a.worker_id
+        FROM assignments AS a
+        JOIN cycles AS c ON c.id = a.cycle_id
+        JOIN processes AS p ON p.id = c.process_id
+        WHERE c.closed_at < :before
+          AND c.number + coalesce((p.server_config ->> 'do_not_reuse_workers_until_cycle')::bigint, 1)
+              <= p.completed_cycles + 1
+        LIMIT :batch)
+    """
+)
+
+
+def _deleted(result: object) -> int:
+    return int(getattr(result, "rowcount", 0))

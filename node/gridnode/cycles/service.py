@@ -1,0 +1,194 @@
+"""The background service of a worker process: ends due cycles, takes back lapsed places, deletes what is over.
+
+Every worker process of every replica runs one; locks in the database make each thing happen once.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from gridnode.averaging.strategies import Strategies
+from gridnode.averaging.strategy import AveragingFailed
+from gridnode.cycles import retention
+from gridnode.cycles.assignment import lapse_leases
+from gridnode.cycles.closing import averaging_cycles, close_cycle, fail_process, mark_due
+from gridnode.cycles.intake import utc_now
+from gridnode.cycles.view import CycleViews
+from gridnode.db.models import Assignment, Cycle
+from gridnode.db.session import Database
+from gridnode.errors import GridNodeError
+from gridnode.processes.catalog import Catalog
+from gridnode.reporting import metrics
+from gridnode.reporting.announcer import Announcer
+from gridnode.reporting.outbox import purge_delivered
+
+log = logging.getLogger(__name__)
+
+_RETENTION_INTERVAL = 60.0
+_DELIVERED_EVENTS_LIFETIME = timedelta(days=7)
+#: Cycles averaged at once in one worker process: a slow averaging plan must not hold up every other process.
+_CLOSERS = 2
+
+
+class CycleService:
+    """Runs in threads of its own between :meth:`start` and :meth:`stop`.
+
+    Args:
+        database: The node's.
+        catalog: The node's processes.
+        strategies: How each process averages.
+        views: Told which cycles have ended.
+        announcer: Tells the master node.
+        event_written: Called after a cycle was closed, so that its event is posted at once.
+        interval: Seconds between two looks for due cycles.
+        keep_checkpoints: Checkpoints kept per process; None keeps all.
+        now: The clock.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        catalog: Catalog,
+        strategies: Strategies,
+        views: CycleViews,
+        announcer: Announcer,
+        *,
+        event_written: Callable[[], None],
+        interval: float = 1.0,
+        keep_checkpoints: int | None = None,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._database = database
+        self._catalog = catalog
+        self._strategies = strategies
+        self._views = views
+        self._announcer = announcer
+        self._event_written = event_written
+        self._interval = interval
+        self._keep_checkpoints = keep_checkpoints
+        self._now = now
+        self._wake = threading.Event()
+        self._stopping = False
+        self._closing: set[int] = set()
+        self._closing_lock = threading.Lock()
+        self._closers = ThreadPoolExecutor(_CLOSERS, thread_name_prefix="closer")
+        self._thread = threading.Thread(target=self._run, name="cycles", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after what is being averaged just now; what is not done, another replica does."""
+        self._stopping = True
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=30)
+        self._closers.shutdown(wait=True, cancel_futures=True)
+
+    def cycle_is_full(self, _cycle_id: int) -> None:
+        """A cycle got its last report: look now instead of at the next interval."""
+        self._wake.set()
+
+    def _run(self) -> None:
+        next_retention = time.monotonic() + _RETENTION_INTERVAL
+        while not self._stopping:
+            self._wake.clear()
+            self._guarded(self._sweep)
+            if time.monotonic() >= next_retention:
+                next_retention = time.monotonic() + _RETENTION_INTERVAL
+                self._guarded(self._delete_what_is_over)
+            self._wake.wait(self._interval)
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        """A sweep that fails must not end the sweeping."""
+        try:
+            work()
+        except GridNodeError:
+            pass  # the database is away: said once by whoever noticed, and looked at again in a moment
+        except Exception:
+            log.exception("a background task failed and is tried again")
+
+    def _sweep(self) -> None:
+        now = self._now()
+        self._database.transaction(lambda session: mark_due(session, now))
+        for cycle_id, process_id in self._database.transaction(averaging_cycles):
+            self._close_in_background(cycle_id, process_id)
+        self._database.transaction(lambda session: _lapse_everywhere(session, now))
+
+    def _close_in_background(self, cycle_id: int, process_id: int) -> None:
+        with self._closing_lock:
+            if cycle_id in self._closing or self._stopping:
+                return
+            self._closing.add(cycle_id)
+
+        def close() -> None:
+            try:
+                self._guarded(lambda: self._close(cycle_id, process_id))
+            finally:
+                with self._closing_lock:
+                    self._closing.discard(cycle_id)
+
+        self._closers.submit(close)
+
+    def _close(self, cycle_id: int, process_id: int) -> None:
+        process = self._catalog.by_id(process_id)
+        if process is None:
+            return
+        strategy = self._strategies.of(process)
+        extra = {"model": process.name, "version": process.version, "cycle_id": cycle_id}
+        try:
+            closed = self._database.transaction(
+                lambda session: close_cycle(session, cycle_id, process, strategy, self._now(), self._announcer)
+            )
+        except AveragingFailed as failure:
+            reason = str(failure)
+            log.error("averaging failed, the process stops until it is resumed", extra=extra | {"reason": reason})
+            self._database.transaction(lambda session: fail_process(session, process_id, reason))
+            return
+        self._views.ended(cycle_id)
+        if closed is None:
+            return
+        log.info(
+            "cycle %d completed",
+            closed.number,
+            extra=extra | {"reports": closed.figures.reports, "seconds": closed.figures.cycle_seconds},
+        )
+        metrics.observe_cycle_end(
+            process.name,
+            process.version,
+            closed.figures,
+            averaged=True,
+            min_diffs_seconds=closed.seconds_to_min_diffs,
+        )
+        self._event_written()
+        self._database.transaction(lambda session: retention.delete_update_sums(session, cycle_id))
+
+    def _delete_what_is_over(self) -> None:
+        now = self._now()
+        self._database.transaction(lambda session: retention.delete_leftover_sums(session))
+        self._database.transaction(lambda session: retention.delete_old_assignments(session, now))
+        self._database.transaction(lambda session: purge_delivered(session, _DELIVERED_EVENTS_LIFETIME))
+        keep = self._keep_checkpoints
+        if keep is not None:
+            self._database.transaction(lambda session: retention.delete_old_checkpoints(session, keep))
+
+
+def _lapse_everywhere(session: Session, now: datetime) -> None:
+    """Take back lapsed places in all open cycles that nobody else is just working on."""
+    lapsing = (
+        select(func.count())
+        .where(Assignment.cycle_id == Cycle.id, Assignment.state == "assigned", Assignment.lease_until <= now)
+        .correlate(Cycle)
+        .scalar_subquery()
+    )
+    due = select(Cycle.id).where(Cycle.state == "open", lapsing > 0).with_for_update(skip_locked=True, key_share=True)
+    for cycle_id in session.scalars(due).all():
+        lapse_leases(session, cycle_id, now)

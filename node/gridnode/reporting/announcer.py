@@ -1,0 +1,25 @@
+"""Telling the master node, or not: what the code that changes a process needs to know of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy.orm import Session
+
+from gridnode.reporting.outbox import record_progress
+from gridnode.reporting.progress import CycleFigures, ProcessProgress
+
+
+@dataclass(frozen=True, slots=True)
+class Announcer:
+    """Writes progress events under this node's name; writes none where no master node is configured."""
+
+    node_id: str
+    to_master: bool
+
+    def announce(
+        self, session: Session, progress: ProcessProgress, figures: CycleFigures | None, now: datetime
+    ) -> None:
+        """Insert the event in the caller's transaction."""
+        record_progress(session, progress, figures, node_id=self.node_id, now=now, to_master=self.to_master)
