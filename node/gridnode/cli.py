@@ -1,0 +1,93 @@
+"""The command ``gridnode``: which subcommands there are, and how an error is told.
+
+A subcommand ``x`` lives in ``gridnode/commands/x.py`` as a function ``x``, or as a Typer app ``app`` if it has
+subcommands of its own. Its module is imported when it is called, so that ``--help`` needs neither NumPy nor a database.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Annotated, Any
+
+import typer
+import typer.core
+import typer.main
+from rich.markup import escape
+
+from gridnode import __version__
+from gridnode.errors import GridNodeError
+
+# In the order of --help: first what one tries first.
+COMMANDS = {
+    "demo": "Train a real model over simulated phones on this machine, and draw its accuracy.",
+    "serve": "Run a node.",
+    "migrate": "Bring the database's schema to this release.",
+    "host": "Host a federated process: a model, its plans and its configuration.",
+    "processes": "List, pause, resume, finish and delete the processes of a node.",
+    "retrieve": "Save a checkpoint of a hosted model.",
+    "simulate": "Train a model that any node hosts with simulated phones that really train.",
+    "config": "Print every setting with its value and where it came from.",
+}
+
+_HELP = """A federated-learning server: phones train, the node averages.
+
+Try it: gridnode demo. Settings come from flags, GRIDNODE_* variables and secret files: gridnode config.
+"""
+
+
+class _LazyGroup(typer.core.TyperGroup):
+    """Lists placeholders, and replaces the one that is called with the real command."""
+
+    # Any: Typer brings its own click, whose types are private.
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command if name is None else _load(name), rest
+
+
+def _load(name: str) -> Any:
+    module = importlib.import_module(f"gridnode.commands.{name}")
+    app = getattr(module, "app", None)
+    if app is None:
+        app = _typer(add_completion=False)
+        app.command(name)(getattr(module, name))
+    return typer.main.get_command(app)
+
+
+def _typer(**options: Any) -> typer.Typer:
+    return typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False, **options)
+
+
+app = _typer(cls=_LazyGroup, help=_HELP, no_args_is_help=True)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"gridnode {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None: ...
+
+
+def _list_placeholders() -> None:
+    for name, summary in COMMANDS.items():
+        app.command(name, help=escape(summary))(lambda: None)
+
+
+_list_placeholders()
+
+
+def main() -> None:
+    """Run the command line; a :class:`GridNodeError` is one message on standard error and exit code 1."""
+    try:
+        app(prog_name="gridnode")
+    except GridNodeError as error:
+        typer.secho("error: ", fg="red", bold=True, nl=False, err=True)
+        typer.echo(error.message, err=True)
+        sys.exit(1)

@@ -1,0 +1,1 @@
+"""Subcommands of ``gridnode``, one module each, imported only when called."""

@@ -1,0 +1,90 @@
+"""``gridnode serve``: run a node."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import typer
+
+from gridnode.commands.setting_flags import with_settings
+from gridnode.errors import GridNodeError
+from gridnode.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class UnsafeSetting(GridNodeError):
+    """Settings that would let strangers manage the node."""
+
+
+@with_settings()
+def serve(settings: Settings) -> None:
+    """Run a node: the device listener that phones reach, and the management listener.
+
+    Without GRIDNODE_DATABASE_URL a private PostgreSQL is started and kept under --data-dir. With it, run `gridnode migrate`
+    first; a database that is away is waited for.
+
+    Examples:
+
+        gridnode serve
+
+        GRIDNODE_DATABASE_URL=postgresql+psycopg2://node@db/grid gridnode serve --worker-processes 4
+
+        gridnode serve --legacy-hosting --device-port 5000
+    """
+    _check_management_is_protected(settings)
+    with _database(settings) as url, tempfile.TemporaryDirectory(prefix="gridnode-metrics-") as metrics_directory:
+        from gridnode.reporting.metrics_directory import prepare_metrics_directory
+
+        prepare_metrics_directory(Path(metrics_directory))
+        # Only now: prometheus-client looks for the directory when it is imported.
+        from gridnode.server import Supervisor, bind
+
+        device = bind(settings.host, settings.device_port)
+        management = bind(settings.management_host, settings.management_port)
+        log.info(
+            "serving",
+            extra={
+                "device": f"{settings.host}:{settings.device_port}",
+                "management": f"{settings.management_host}:{settings.management_port}",
+                "node_id": settings.node_id,
+            },
+        )
+        supervisor = Supervisor(settings, url, device, management)
+        supervisor.run()
+    if supervisor.gave_up:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _database(settings: Settings) -> Iterator[str]:
+    """URL of the configured database, or of an embedded one that is migrated and lives as long as this."""
+    if settings.database_url is not None:
+        yield settings.database_url
+        return
+    from gridnode.db.embedded import EmbeddedPostgres
+    from gridnode.db.migrate import upgrade
+
+    with EmbeddedPostgres(settings.data_dir) as embedded:
+        log.info("using an embedded PostgreSQL", extra={"data_dir": str(settings.data_dir)})
+        upgrade(embedded.url)
+        yield embedded.url
+
+
+def _check_management_is_protected(settings: Settings) -> None:
+    if settings.management_token is not None:
+        return
+    try:
+        loopback = ipaddress.ip_address(settings.management_host).is_loopback
+    except ValueError:
+        loopback = settings.management_host == "localhost"
+    if not loopback:
+        raise UnsafeSetting(
+            f"GRIDNODE_MANAGEMENT_HOST is {settings.management_host} but GRIDNODE_MANAGEMENT_TOKEN is not set: anybody who "
+            "reaches the port could manage this node. Set a token, or listen on 127.0.0.1."
+        )

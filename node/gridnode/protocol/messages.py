@@ -1,0 +1,114 @@
+"""The JSON bodies that devices send, as typed structs, and how they are decoded.
+
+Unknown keys are ignored, as they always were: clients of different versions send more than is read.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+import orjson
+import pybase64
+from msgspec import Meta, Struct
+
+from gridnode.errors import InvalidRequest
+
+Text = Annotated[str, Meta(max_length=1024)]
+#: A speed in the client's unit; −1 is what clients send for a ping they have not measured.
+Speed = Annotated[float, Meta(ge=-1)]
+
+S = TypeVar("S", bound=Struct)
+
+
+class AuthenticateRequest(Struct):
+    model_name: Text
+    model_version: Text | None = None
+    auth_token: object = None
+
+
+class CycleRequest(Struct):
+    worker_id: Text
+    model: Text
+    version: Text | None = None
+    ping: Speed | None = None
+    download: Speed | None = None
+    upload: Speed | None = None
+
+
+class ReportRequest(Struct):
+    worker_id: Text
+    request_key: Text
+    diff: str
+    num_samples: Annotated[float, Meta(gt=0, le=1e9)] | None = None
+    loss: float | None = None
+    accuracy: float | None = None
+
+
+class Envelope(Struct):
+    """A WebSocket message; ``data`` is decoded once ``type`` says what it is."""
+
+    type: str
+    data: msgspec.Raw = msgspec.Raw(b"{}")
+    request_id: Any = None
+
+
+def decode(body: bytes | msgspec.Raw, kind: type[S]) -> S:
+    """Decode a JSON object.
+
+    Raises:
+        InvalidRequest: it is not UTF-8 JSON, no object, or a field is missing or wrong; the message names it.
+    """
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(explain(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise InvalidRequest("the body is not JSON") from None
+
+
+def decode_object(body: bytes | msgspec.Raw) -> dict[str, Any]:
+    """Decode a JSON object of any content.
+
+    Raises:
+        InvalidRequest: it is not UTF-8 JSON, or no object.
+    """
+    try:
+        value = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise InvalidRequest("the body is not JSON") from None
+    if not isinstance(value, dict):
+        raise InvalidRequest("the body is not a JSON object")
+    return value
+
+
+def explain(error: msgspec.ValidationError) -> str:
+    """msgspec's words with the field first: ``worker_id: expected `str`, got `int```."""
+    problem, _, path = str(error).partition(" - at `$.")
+    problem = problem[:1].lower() + problem[1:]
+    return f"{path.rstrip('`')}: {problem}" if path else problem
+
+
+def decode_base64(text: str, field: str) -> bytes:
+    """Decode base64, plain or wrapped in lines.
+
+    Raises:
+        InvalidRequest: it is not base64; the message names ``field``.
+    """
+    try:
+        return pybase64.b64decode(text, validate=True)
+    except ValueError:
+        pass
+    try:
+        # Android's default encoder wraps lines; rare enough to cost a second pass.
+        return pybase64.b64decode("".join(text.split()), validate=True)
+    except ValueError:
+        raise InvalidRequest(f"{field} is not base64") from None
+
+
+def encode(payload: object) -> bytes:
+    """JSON as it goes out."""
+    return orjson.dumps(payload)
+
+
+Answer = dict[str, Any]

@@ -1,0 +1,222 @@
+"""What people see of a simulation: a live display, tables, JSON and a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from gridnode.errors import InvalidRequest
+from gridnode.simulation.fleet import End, Fleet
+from gridnode.simulation.tally import CycleFigures, Figures
+
+_SHOWN_CYCLES = 12
+_BAR_WIDTH = 20
+_ERRORS_SHOWN = 3
+
+_ENDS: dict[End, str] = {
+    "finished": "the process is finished",
+    "cycles": "the wanted number of cycles is over",
+    "time": "the time limit is reached",
+    "stopped": "stopped",
+    "unreachable": "the node did not answer any more",
+    "failed": "failed",
+}
+
+
+def watch(fleet: Fleet, console: Console, view: Callable[[Figures], RenderableType]) -> None:
+    """Show a running fleet until it has ended; on a terminal live, elsewhere one line a cycle.
+
+    Ctrl-C stops the fleet, gives its sessions a moment to end, and raises KeyboardInterrupt.
+    """
+    try:
+        if console.is_terminal:
+            with Live(view(fleet.tally.figures()), console=console, refresh_per_second=5, transient=True) as live:
+                while not fleet.wait(0.2):
+                    live.update(view(fleet.tally.figures()))
+        else:
+            _print_cycles(fleet, console)
+    except BaseException:
+        fleet.stop()
+        fleet.wait(5.0)
+        raise
+
+
+def _print_cycles(fleet: Fleet, console: Console) -> None:
+    printed = 0
+    ended = False
+    while not ended:
+        ended = fleet.wait(0.2)
+        cycles = fleet.tally.figures().cycles
+        for cycle in cycles[printed : None if ended else -1]:
+            console.print(
+                f"cycle {cycle.number}: {cycle.reports} reports, training loss {_number(cycle.loss)}, "
+                f"accuracy {_percent(cycle.accuracy)}, {cycle.seconds:.1f} s",
+                highlight=False,
+            )
+            printed += 1
+
+
+def live_view(title: str, figures: Figures, *, cycles: int | None, progress: float | None = None) -> RenderableType:
+    """The running simulation on one screen.
+
+    Args:
+        cycles: cycles until the end, if there is one.
+        progress: between 0 and 1 where the caller knows better than the phones do.
+    """
+    head = Table.grid(padding=(0, 1))
+    head.add_row(Text(title, style="bold"), Text(f"{figures.seconds:.0f} s", style="dim"))
+    parts: list[RenderableType] = [head]
+    done = progress if progress is not None else _share_done(figures, cycles)
+    if done is not None:
+        bar = Table.grid(padding=(0, 1))
+        bar.add_row(ProgressBar(total=1.0, completed=done, width=50), f"{100 * done:.0f} %")
+        parts.append(bar)
+    parts.append(Text(counts_line(figures), style="cyan"))
+    if figures.cycles:
+        parts.append(cycles_table(figures.cycles[-_SHOWN_CYCLES:]))
+    return Group(*parts)
+
+
+def _share_done(figures: Figures, cycles: int | None) -> float | None:
+    if cycles is None:
+        return None
+    return min(max(len(figures.cycles) - 1, 0) / cycles, 1.0)
+
+
+def counts_line(figures: Figures) -> str:
+    """The sessions' outcomes in one line."""
+    outcomes = figures.outcomes
+    return (
+        f"accepted {figures.accepted} · reported {outcomes.get('reported', 0)} · "
+        f"rejected {outcomes.get('rejected', 0)} · dropped {outcomes.get('dropped', 0)} · "
+        f"refused {outcomes.get('refused', 0)} · no answer {outcomes.get('unreachable', 0)} · "
+        f"{_megabytes(figures.bytes_received)} down, {_megabytes(figures.bytes_sent)} up"
+    )
+
+
+def cycles_table(cycles: Sequence[CycleFigures]) -> Table:
+    """One row a cycle, with the loss and accuracy that phones reported of their local training."""
+    table = Table(title="Cycles as the phones saw them", title_justify="left", title_style="bold")
+    for name in ("cycle", "reports", "samples", "training loss", "training accuracy", "seconds"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    for cycle in cycles:
+        table.add_row(
+            str(cycle.number),
+            str(cycle.reports),
+            str(cycle.samples),
+            _number(cycle.loss),
+            _percent(cycle.accuracy),
+            f"{cycle.seconds:.1f}",
+            accuracy_bar(cycle.accuracy),
+        )
+    return table
+
+
+def summary(figures: Figures, end: End | None) -> RenderableType:
+    """Everything once it is over."""
+    totals = Table(title="Sessions", title_justify="left", title_style="bold", show_header=False)
+    totals.add_column()
+    totals.add_column(justify="right")
+    for name, value in _totals(figures):
+        totals.add_row(name, value)
+    parts: list[RenderableType] = [cycles_table(figures.cycles), totals]
+    for message, count in list(figures.errors.items())[:_ERRORS_SHOWN]:
+        parts.append(Text(f"{count} × {message}", style="yellow"))
+    parts.append(Text(f"End: {_ENDS[end] if end else 'still running'}."))
+    return Group(*parts)
+
+
+def _totals(figures: Figures) -> list[tuple[str, str]]:
+    outcomes = figures.outcomes
+    return [
+        ("accepted into a cycle", str(figures.accepted)),
+        ("reported", str(outcomes.get("reported", 0))),
+        ("reports sent twice", str(figures.duplicates)),
+        ("vanished after being accepted", str(outcomes.get("dropped", 0))),
+        ("refused after being accepted (mostly: cycle over)", str(outcomes.get("refused", 0))),
+        ("rejected: ask again later", str(outcomes.get("rejected", 0))),
+        ("no answer from the node", str(outcomes.get("unreachable", 0))),
+        ("received", _megabytes(figures.bytes_received)),
+        ("sent", _megabytes(figures.bytes_sent)),
+        ("time", f"{figures.seconds:.1f} s"),
+    ]
+
+
+def as_json(figures: Figures, end: End | None) -> dict[str, Any]:
+    """The figures as plain types, for ``--output json``."""
+    return {"end": end, **asdict(figures), "cycles": [asdict(cycle) for cycle in figures.cycles]}
+
+
+def accuracy_bar(accuracy: float | None) -> Text:
+    """An accuracy between 0 and 1 as a bar for a table cell."""
+    filled = round(_BAR_WIDTH * accuracy) if accuracy is not None else 0
+    return Text("━" * filled, style="green") + Text("━" * (_BAR_WIDTH - filled), style="bright_black")
+
+
+def draw_accuracy(path: Path, cycles: Sequence[int], accuracies: Sequence[float], *, title: str, what: str) -> None:
+    """Write a picture (PNG) of accuracy per cycle.
+
+    Args:
+        cycles: position of each point; 0 is the model as it was hosted.
+        accuracies: between 0 and 1, one for each cycle.
+        what: which accuracy it is, for the axis label.
+
+    Raises:
+        InvalidRequest: matplotlib is not installed, or the file can't be written.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator, PercentFormatter
+    except ImportError:
+        raise InvalidRequest("a picture needs matplotlib: pip install matplotlib") from None
+
+    # No pyplot: it keeps global state and may look for a display.
+    figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.plot(cycles, accuracies, color="#1f6feb", linewidth=2, marker="o", markersize=6, clip_on=False, zorder=3)
+    axes.fill_between(cycles, accuracies, color="#1f6feb", alpha=0.08)
+    for position in (0, len(cycles) - 1):
+        axes.annotate(
+            f"{accuracies[position]:.1%}",
+            (cycles[position], accuracies[position]),
+            xytext=(0, 10),
+            textcoords="offset points",
+            ha="center",
+            fontsize=11,
+            fontweight="bold",
+        )
+    axes.set_title(title, loc="left", fontsize=13, fontweight="bold", pad=12)
+    axes.set_xlabel("completed cycles", fontsize=11)
+    axes.set_ylabel(f"{what} (%)", fontsize=11)
+    axes.set_ylim(0, 1)
+    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1.0, decimals=0))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(axis="y", color="#d0d7de", linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    try:
+        figure.savefig(path, format="png")
+    except OSError as error:
+        raise InvalidRequest(f"the picture {path} can't be written: {error.strerror}") from None
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"

@@ -1,0 +1,1 @@
+"""The control plane: what a GridNode manifest asks for becomes Kubernetes objects."""
