@@ -124,7 +124,7 @@ class Node:
         self._draining.set()
 
     def stop(self) -> None:
-        """End the background work and close the connections. What was acknowledged is safe whether this is called or not."""
+        """End the background work and close the connections. Acknowledged reports are safe without it too."""
         self.service.stop()
         if self._dispatcher is not None:
             self._dispatcher.stop()

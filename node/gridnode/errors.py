@@ -1,7 +1,8 @@
 """Errors a client may see.
 
 Domain code raises these and knows nothing of HTTP; the edge maps each class to a status code in one place
-(:mod:`gridnode.protocol.http`). A message says what is wrong, where, and what to do, and never holds a secret, SQL or a path.
+(:mod:`gridnode.protocol.http`). A message says what is wrong, where, and what to do, and never holds a secret, SQL or
+a path.
 """
 
 from __future__ import annotations

@@ -105,7 +105,8 @@ class JsonFormatter(logging.Formatter):
             line.setdefault(name, self._redactor.value(name, value))
         if trace := _traceback(self, record):
             line["exception"] = self._redactor.text(trace)
-        return json.dumps(line, ensure_ascii=False, separators=(",", ":"))
+        # ASCII only: some collectors take U+2028 for the end of a line, and a lone surrogate can't be encoded.
+        return json.dumps(line, separators=(",", ":"))
 
 
 class TextFormatter(logging.Formatter):

@@ -17,7 +17,10 @@ _DEEPEST = 6
 
 # Every pattern starts only where a word starts and has bounded or exclusive repetitions: what is searched comes from
 # clients, and must not be able to make the search slow.
-_NAMES = r"(?:[a-z0-9]+[_-])*(?:auth_?token|token|request_?key|api_?key|master_key|private_key|(?:ssl)?passw(?:or)?d|secret)"
+_NAMES = (
+    r"(?:[a-z0-9]+[_-])*"
+    r"(?:auth_?token|token|request_?key|api_?key|master_key|private_key|(?:ssl)?passw(?:or)?d|secret)"
+)
 _NAMED = re.compile(
     rf"(?i)(?<![a-z0-9_-])({_NAMES})(\\*[\"']?\s*[:=]\s*)"
     r"(?:b?\\*\"[^\"\\]*(?:\\.[^\"\\]*)*\"?|b?\\*'[^'\\]*(?:\\.[^'\\]*)*'?|[^\s,;&}\]\"']+)"

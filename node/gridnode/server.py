@@ -1,7 +1,8 @@
 """The server of one pod: a supervisor and its worker processes, each serving both listeners in one event loop.
 
-The supervisor binds the ports, forks the workers after everything is imported (so they start in milliseconds and share their
-code's memory), replaces those that die, and ends them on SIGTERM. It opens no database connection and runs no thread.
+The supervisor binds the ports, forks the workers after everything is imported (so they start in milliseconds and
+share their code's memory), replaces those that die, and ends them on SIGTERM. It opens no database connection and
+runs no thread.
 """
 
 from __future__ import annotations
@@ -97,7 +98,8 @@ class Supervisor:
         supervisor = os.getpid()
         process_id = os.fork()
         if process_id == 0:
-            # os._exit: a fork must not run the cleanup that its parent registered (it would stop the embedded database).
+            # os._exit: a fork must not run the cleanup that its parent registered (it would stop the embedded
+            # database).
             code = 1
             try:
                 _end_with(supervisor)
@@ -171,6 +173,7 @@ async def _serve(
             requests_per_second=settings.request_rate_per_address,
             connections_per_address=settings.connection_limit_per_address,
             connections=settings.connection_limit,
+            shared_addresses=settings.trusted_proxies,
         )
     )
     servers = [

@@ -31,7 +31,7 @@ _CHECK_WAIT_SECONDS: Final = 30.0
 _RETRY_SECONDS: Final = 5.0
 _MOST_INTERRUPTIONS: Final = 3
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 # Each check may take the memory of a sandbox.
 _checks = threading.BoundedSemaphore(2)
@@ -120,7 +120,7 @@ class HostedPlan(Strategy):
         """
         self._interruptions += 1
         if not self._pool.closed:
-            logger.warning("%s", error, extra={"interruptions": self._interruptions})
+            log.warning("%s", error, extra={"interruptions": self._interruptions})
             if self._interruptions >= _MOST_INTERRUPTIONS:
                 self._interruptions = 0
                 raise AveragingFailed(

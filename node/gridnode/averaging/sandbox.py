@@ -31,7 +31,7 @@ from gridnode.averaging.sandbox_reasons import name_of_signal, one_line, readabl
 from gridnode.averaging.strategy import AveragingFailed
 from gridnode.errors import Unavailable
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 Accept = Callable[[Sequence[TensorSpec]], None]
 
@@ -193,7 +193,7 @@ class Sandbox:
             return Isolation(**header["isolation"])
         except (Closed, TimeUp, BadFrame) as error:
             self._process.poll()
-            logger.error("averaging sandbox did not start: %r %s", error, self._pipes.error_output())
+            log.error("averaging sandbox did not start: %r %s", error, self._pipes.error_output())
             raise Unavailable("the process for the averaging plan could not be started", _RETRY_SECONDS) from error
 
     def _exchange(
@@ -273,5 +273,5 @@ def _start_process(plan: SandboxedPlan) -> subprocess.Popen[bytes]:
     try:
         return _starter.start(command, {**_ENVIRONMENT, **kept})
     except OSError as error:
-        logger.error("averaging sandbox did not start: %s", error)
+        log.error("averaging sandbox did not start: %s", error)
         raise Unavailable("the process for the averaging plan could not be started", _RETRY_SECONDS) from error

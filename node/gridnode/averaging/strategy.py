@@ -1,7 +1,8 @@
 """How a cycle's reports become one averaged diff: the interface, and the two means.
 
-A strategy says how reports are stored (as sums, or each diff for itself) and turns what was stored into the averaged diff.
-It knows nothing of cycles, so clipping, FedAdam or trimmed mean are further classes here and nothing else changes.
+A strategy says how reports are stored (as sums, or each diff for itself) and turns what was stored into the averaged
+diff. It knows nothing of cycles, so clipping, FedAdam or trimmed mean are further classes here and nothing else
+changes.
 """
 
 from __future__ import annotations

@@ -26,8 +26,8 @@ class UnsafeSetting(GridNodeError):
 def serve(settings: Settings) -> None:
     """Run a node: the device listener that phones reach, and the management listener.
 
-    Without GRIDNODE_DATABASE_URL a private PostgreSQL is started and kept under --data-dir. With it, run `gridnode migrate`
-    first; a database that is away is waited for.
+    Without GRIDNODE_DATABASE_URL a private PostgreSQL is started and kept under --data-dir. With it, run `gridnode
+    migrate` first; a database that is away is waited for.
 
     Examples:
 
@@ -85,6 +85,6 @@ def _check_management_is_protected(settings: Settings) -> None:
         loopback = settings.management_host == "localhost"
     if not loopback:
         raise UnsafeSetting(
-            f"GRIDNODE_MANAGEMENT_HOST is {settings.management_host} but GRIDNODE_MANAGEMENT_TOKEN is not set: anybody who "
-            "reaches the port could manage this node. Set a token, or listen on 127.0.0.1."
+            f"GRIDNODE_MANAGEMENT_HOST is {settings.management_host} but GRIDNODE_MANAGEMENT_TOKEN is not set: "
+            "anybody who reaches the port could manage this node. Set a token, or listen on 127.0.0.1."
         )

@@ -81,7 +81,5 @@ def _flags(names: tuple[str, ...]) -> dict[str, inspect.Parameter]:
         # Text, whatever the setting's type: flags are read by the same rules as variables.
         given: Any = bool | None if spec.is_switch else str | None
         annotation = Annotated[given, option]
-        flags[name] = inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
-        )
+        flags[name] = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
     return flags

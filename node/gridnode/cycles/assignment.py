@@ -1,7 +1,8 @@
 """Accepting devices into the running cycle, or sending them away with a time to come back.
 
-:func:`assign_workers` serves all devices that ask for one process at the same moment in one transaction. It looks only at
-the running cycle and at the asking workers' own rows, so its cost does not grow with the number of past cycles.
+:func:`assign_workers` serves all devices that ask for one process at the same moment in one transaction. It looks
+only at the running cycle and at the asking workers' own rows, so its cost does not grow with the number of past
+cycles.
 """
 
 from __future__ import annotations
@@ -80,8 +81,8 @@ def assign_workers(
 def lapse_leases(session: Session, cycle_id: int, now: datetime) -> int:
     """Take back the places of devices that vanished: their lease is over and they have not reported.
 
-    The caller holds the cycle's row lock. A device that is just reporting is left alone (its row is locked), and one whose
-    place was taken may still report while the cycle is open.
+    The caller holds the cycle's row lock. A device that is just reporting is left alone (its row is locked), and one
+    whose place was taken may still report while the cycle is open.
 
     Returns:
         Number of places that became free.

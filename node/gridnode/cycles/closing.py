@@ -1,7 +1,7 @@
 """Ending a cycle: mark it, average its reports into the next checkpoint, start the next cycle.
 
-Everything but the mark happens in one transaction under the cycle's row lock. Any replica may do it; one that dies half-way
-leaves nothing behind and another does it again.
+Everything but the mark happens in one transaction under the cycle's row lock. Any replica may do it; one that dies
+half-way leaves nothing behind and another does it again.
 """
 
 from __future__ import annotations

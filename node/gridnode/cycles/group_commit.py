@@ -1,10 +1,11 @@
 """Group commit: what arrives together for one key is committed together.
 
-The first thread that comes for an idle key leads: it takes all that is waiting and runs it in one go, the others just wait for
-their result. What comes meanwhile forms the next batch, led by the first of its own threads. So under load batches grow
-and the number of transactions does not, and without load nobody waits for anybody.
+The first thread that comes for an idle key leads: it takes all that is waiting and runs it in one go, the others just
+wait for their result. What comes meanwhile forms the next batch, led by the first of its own threads. So under load
+batches grow and the number of transactions does not, and without load nobody waits for anybody.
 
-The technique is that of database logs (DeWitt et al., "Implementation Techniques for Main Memory Database Systems", 1984).
+The technique is that of database logs (DeWitt et al., "Implementation Techniques for Main Memory Database Systems",
+1984).
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class GroupCommit(Generic[Item, Result]):
         try:
             outcomes = self._commit(key, [waiting.item for waiting in batch])
             for waiting, outcome in zip(batch, outcomes, strict=True):
-                waiting.outcome = outcome  # type: ignore[assignment]
+                waiting.outcome = outcome
         except Exception as error:
             for waiting in batch:
                 waiting.outcome = error

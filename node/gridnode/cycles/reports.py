@@ -1,9 +1,9 @@
 """Counting reports: each acknowledged one exactly once, whatever is killed and whenever.
 
-:func:`commit_reports` runs in one transaction for all reports of a cycle that arrived together. It claims their assignments,
-stores one row with the sum of their diffs, and adds to the cycle's counter on the condition that the cycle is still open and
-has room. The phones are answered after the commit. Running it again is harmless: a claimed assignment is not claimed twice,
-so a transaction whose commit was in doubt is simply repeated.
+:func:`commit_reports` runs in one transaction for all reports of a cycle that arrived together. It claims their
+assignments, stores one row with the sum of their diffs, and adds to the cycle's counter on the condition that the
+cycle is still open and has room. The phones are answered after the commit. Running it again is harmless: a claimed
+assignment is not claimed twice, so a transaction whose commit was in doubt is simply repeated.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ def commit_reports(
         layout: The model's.
         strategy: The process's; it decides whether a sum or each diff is stored.
         now: The present moment.
-        cut: False: the cycle's row is touched last, so that replicas hold its lock for the shortest time. True: it is locked
-            first and the batch cut where the counter would pass ``max_diffs``.
+        cut: False: the cycle's row is touched last, so that replicas hold its lock for the shortest time. True: it is
+            locked first and the batch cut where the counter would pass ``max_diffs``.
 
     Raises:
         CycleHasNoRoom: only if not ``cut``.
@@ -137,7 +137,8 @@ _MARK = text(
     SET state = 'reported', reported_at = :now, diff_digest = r.digest,
         num_samples = r.num_samples, loss = r.loss, accuracy = r.accuracy
     FROM unnest(CAST(:workers AS uuid[]), CAST(:digests AS bytea[]), CAST(:num_samples AS float8[]),
-                CAST(:losses AS float8[]), CAST(:accuracies AS float8[])) AS r(worker, digest, num_samples, loss, accuracy)
+                CAST(:losses AS float8[]), CAST(:accuracies AS float8[]))
+         AS r(worker, digest, num_samples, loss, accuracy)
     WHERE a.cycle_id = :cycle AND a.worker_id = r.worker
     """
 )

@@ -1,4 +1,4 @@
-"""Deleting what nobody needs any more. Every function takes a session, is safe to run in several replicas, and bounded."""
+"""Deleting what nobody needs any more. Each function takes a session, is bounded, and safe in several replicas."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def delete_leftover_sums(session: Session) -> int:
 
 
 def delete_old_assignments(session: Session, now: datetime) -> int:
-    """Delete assignments of cycles that ended long ago and that no ``do_not_reuse_workers_until_cycle`` looks back to."""
+    """Delete assignments of cycles that ended long ago and that no worker's rest between cycles depends on."""
     return _deleted(session.execute(_OLD_ASSIGNMENTS, {"before": now - ASSIGNMENT_LIFETIME, "batch": _BATCH}))
 
 

@@ -9,9 +9,9 @@ completed   the next checkpoint exists                                          
 abandoned   the process was finished early, before this cycle had enough reports      –
 ==========  ========================================================================  =================
 
-At most one cycle of a process is open or averaging (unique index ``cycles_running_key``). ``open`` → ``averaging`` is a short
-transaction of its own, so that nobody waits behind the averaging. A replica that dies while averaging leaves the cycle in
-``averaging`` with its row unlocked, and any other takes it up.
+At most one cycle of a process is open or averaging (unique index ``cycles_running_key``). ``open`` → ``averaging`` is
+a short transaction of its own, so that nobody waits behind the averaging. A replica that dies while averaging leaves
+the cycle in ``averaging`` with its row unlocked, and any other takes it up.
 """
 
 from __future__ import annotations

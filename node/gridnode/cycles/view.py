@@ -14,8 +14,8 @@ from gridnode.cycles.states import RUNNING
 from gridnode.db.models import Cycle
 from gridnode.db.session import Database
 
-#: Seconds for which a cycle that was running is taken to run still. A download in that time gets the cycle's own checkpoint, so
-#: it costs a device nothing but a report that comes too late.
+#: Seconds for which a cycle that was running is taken to run still. A download in that time gets the cycle's own
+#: checkpoint, so it costs a device nothing but a report that comes too late.
 FRESH_SECONDS = 1.0
 _MAXIMUM_ENTRIES = 4096
 
@@ -35,7 +35,7 @@ class CycleViews:
     def __init__(self, database: Database, now: Callable[[], float] = time.monotonic) -> None:
         self._database = database
         self._now = now
-        self._entries: OrderedDict[int, tuple[float, CycleView | None]] = OrderedDict()
+        self._entries: OrderedDict[int, tuple[float, CycleView]] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, cycle_id: int) -> CycleView | None:
@@ -43,11 +43,13 @@ class CycleViews:
         with self._lock:
             entry = self._entries.get(cycle_id)
         if entry is not None:
-            looked_up, view = entry
-            if self._now() - looked_up < FRESH_SECONDS or (view is not None and not view.running):
-                return view
+            looked_up, known = entry
+            if self._now() - looked_up < FRESH_SECONDS or not known.running:
+                return known
         view = self._load(cycle_id)
-        self._keep(cycle_id, view)
+        if view is not None:
+            # Ids that don't exist are not kept: whoever makes them up would push out those in use.
+            self._keep(cycle_id, view)
         return view
 
     def ended(self, cycle_id: int) -> None:
@@ -63,7 +65,7 @@ class CycleViews:
         )
         return None if row is None else CycleView(row.process_id, row.checkpoint_number, row.state in RUNNING)
 
-    def _keep(self, cycle_id: int, view: CycleView | None) -> None:
+    def _keep(self, cycle_id: int, view: CycleView) -> None:
         with self._lock:
             self._entries[cycle_id] = (self._now(), view)
             self._entries.move_to_end(cycle_id)

@@ -25,8 +25,8 @@ _LOCK = 0x67726964_6E6F6465
 def upgrade(url: str | URL, *, schema: str | None = None, connect_timeout: int = 20) -> str:
     """Bring the schema to :data:`REVISION` and return it.
 
-    Of several callers one migrates and the others wait for it and find nothing left to do. A failed migration leaves the
-    schema as it was: PostgreSQL rolls DDL back.
+    Of several callers one migrates and the others wait for it and find nothing left to do. A failed migration leaves
+    the schema as it was: PostgreSQL rolls DDL back.
     """
     from alembic import command
 

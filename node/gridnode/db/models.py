@@ -1,7 +1,7 @@
 """The tables of one node, as typed SQLAlchemy models.
 
-Every id that a client sees is a bigint: frozen clients read them as integers. A process has exactly one model, so the wire
-contract's ``model_id`` is the process id.
+Every id that a client sees is a bigint: frozen clients read them as integers. A process has exactly one model, so the
+wire contract's ``model_id`` is the process id.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Base(DeclarativeBase):
 
 
 class Process(Base):
-    """A hosted federated process: one model that phones train cycle by cycle. States: :mod:`gridnode.processes.states`."""
+    """A hosted process: one model that phones train cycle by cycle. States: :mod:`gridnode.processes.states`."""
 
     __tablename__ = "processes"
     __table_args__ = (
@@ -69,7 +69,7 @@ class Process(Base):
 
 
 class Plan(Base):
-    """A training plan in the variants that ``get-plan`` serves. Averaging plans are not here, so they can't be served."""
+    """A training plan in the variants that ``get-plan`` serves. Averaging plans are elsewhere: never served."""
 
     __tablename__ = "plans"
     __table_args__ = (UniqueConstraint("process_id", "name", name="plans_process_id_name_key"),)
@@ -160,8 +160,9 @@ class Assignment(Base):
         ),
     )
 
-    # No foreign key here and in update_sums: its check would lock the cycle's row once per phone, the hottest row there is.
-    # Both are written only while that row is locked or conditionally updated, so none is left behind by a deletion.
+    # No foreign key here and in update_sums: its check would lock the cycle's row once per phone, the hottest row
+    # there is. Both are written only while that row is locked or conditionally updated, so none is left behind by a
+    # deletion.
     cycle_id: Mapped[int] = mapped_column(primary_key=True)
     worker_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
     state: Mapped[str]

@@ -1,8 +1,8 @@
 """Connections and transactions.
 
-One :class:`Database` per worker process. :meth:`Database.transaction` runs a function in one transaction and repeats it when
-the database went away underneath, until a deadline. So what it runs must be idempotent: everything the node does is, because
-claims, counters and inserts are conditional on what is already there.
+One :class:`Database` per worker process. :meth:`Database.transaction` runs a function in one transaction and repeats
+it when the database went away underneath, until a deadline. So what it runs must be idempotent: everything the node
+does is, because claims, counters and inserts are conditional on what is already there.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 # SQLSTATE classes and codes after which the same transaction may succeed on another connection or a moment later:
-# connection exceptions, insufficient resources, operator intervention (restart, failover), serialization failure, deadlock,
-# lock timeout, and read-only, which Aurora answers for a second after a failover.
+# connection exceptions, insufficient resources, operator intervention (restart, failover), serialization failure,
+# deadlock, lock timeout, and read-only, which Aurora answers for a second after a failover.
 _TRANSIENT_CLASSES = ("08", "53", "57")
 _TRANSIENT_CODES = ("40001", "40P01", "55P03", "25006")
 
@@ -37,7 +37,8 @@ class Database:
     Args:
         url: SQLAlchemy URL with the psycopg2 driver.
         pool_size: Connections kept per worker process; more are never opened.
-        connect_timeout: Seconds to wait for one connection; above 15, since Aurora resumes from auto-pause in about 15 s.
+        connect_timeout: Seconds to wait for one connection; above 15, since Aurora resumes from auto-pause in about
+            15 s.
         deadline: Seconds after which a request gives up on the database and the caller is told to come back.
         schema: Schema to work in, where the login role has no search_path of its own.
     """

@@ -63,7 +63,7 @@ def parse_plan(data: bytes | memoryview, *, maximum_operations_bytes: int = 4 <<
     Args:
         data: the message.
         maximum_operations_bytes: a plan is refused if everything but its TorchScript is larger. Parsed messages take up
-            to 40 times the memory of their bytes; a thousand operations for two frameworks are 0.4 MB.
+            to 40 times the memory of their bytes; a thousand operations for two frameworks are 0.2 MB.
 
     Raises:
         InvalidPlan: not a Plan, one with neither operations nor TorchScript, or too large.

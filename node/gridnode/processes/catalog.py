@@ -1,7 +1,7 @@
 """Hosted processes as the device edge needs them, kept in memory.
 
-All of a process but its state and progress is fixed when it is hosted, so an entry is only refreshed to notice that the process
-was deleted or that a newer version was hosted.
+All of a process but its state and progress is fixed when it is hosted, so an entry is only refreshed to notice that
+the process was deleted or that a newer version was hosted.
 """
 
 from __future__ import annotations
@@ -138,4 +138,4 @@ def load_process(session: Session, process_id: int) -> HostedProcess | None:
 
 def _ids(session: Session, kind: type[Plan] | type[Protocol], process_id: int) -> dict[str, int]:
     rows = session.execute(select(kind.name, kind.id).where(kind.process_id == process_id).order_by(kind.id))
-    return {name: row_id for name, row_id in rows}
+    return {row.name: row.id for row in rows}

@@ -1,4 +1,4 @@
-"""What a platform engineer or author does with hosted processes: look, pause, resume, finish early, delete, retrieve."""
+"""What people do with hosted processes: look, pause, resume, finish early, delete, retrieve."""
 
 from __future__ import annotations
 
@@ -129,8 +129,8 @@ def resume(session: Session, process_id: int) -> None:
 def finish(session: Session, process_id: int, now: datetime, announcer: Announcer) -> Finishing:
     """Finish a process before its last cycle.
 
-    A running cycle with at least ``min_diffs`` reports is still averaged, and the process is finished with it. Otherwise the
-    process is finished at once, and the reports of its running cycle are dropped.
+    A running cycle with at least ``min_diffs`` reports is still averaged, and the process is finished with it.
+    Otherwise the process is finished at once, and the reports of its running cycle are dropped.
     """
     cycle = running_cycle(session, process_id)
     figures: CycleFigures | None = None
@@ -158,7 +158,8 @@ def delete_process(session: Session, process_id: int, now: datetime, announcer: 
     reports = session.scalar(select(func.sum(Cycle.reports)).where(Cycle.process_id == process_id)) or 0
     if reports and not force:
         raise Conflict(
-            f"devices have sent {reports} reports to this process: delete it with force, or finish it to keep its checkpoints"
+            f"devices have sent {reports} reports to this process: "
+            "delete it with force, or finish it to keep its checkpoints"
         )
     state = session.scalar(_state(process_id))
     _announce(session, process_id, None, now, announcer, finished=state == "finished", deleted=True)
@@ -248,6 +249,13 @@ def _cycle_status(cycle: Cycle, now: datetime) -> CycleStatus:
 
 def _without_secrets(server_config: dict[str, Any]) -> dict[str, Any]:
     authentication = server_config.get("authentication")
-    if not isinstance(authentication, dict) or "secret" not in authentication:
+    if not isinstance(authentication, dict):
         return server_config
-    return server_config | {"authentication": authentication | {"secret": "***"}}
+    shown = dict(authentication)
+    if "secret" in shown:
+        shown |= {"secret": "***"}
+    endpoint, mark, _ = str(shown.get("endpoint", "")).partition("?")
+    if mark:
+        # Services are asked with a key in the query.
+        shown["endpoint"] = f"{endpoint}?***"
+    return server_config | {"authentication": shown}

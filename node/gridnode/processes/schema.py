@@ -68,7 +68,7 @@ class ServerConfig(Struct, forbid_unknown_fields=True, frozen=True):
 
     @property
     def closing_diffs(self) -> int | None:
-        """Diffs at which a cycle closes at once: max_diffs, or min_diffs where neither max_diffs nor a deadline would."""
+        """Diffs at which a cycle closes at once: max_diffs; min_diffs where no deadline would close it."""
         if self.max_diffs is not None:
             return self.max_diffs
         return self.required_diffs if self.cycle_length is None else None

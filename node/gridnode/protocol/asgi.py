@@ -1,7 +1,7 @@
 """Between the ASGI server and the Flask applications: admission, bodies, threads, metrics.
 
-Bodies are read on the event loop, so a slow sender holds a few kilobytes and no thread; only a whole body is handed to a thread.
-What is refused here (too large, too slow, too many) costs the node next to nothing.
+Bodies are read on the event loop, so a slow sender holds a few kilobytes and no thread; only a whole body is handed
+to a thread. What is refused here (too large, too slow, too many) costs the node next to nothing.
 """
 
 from __future__ import annotations

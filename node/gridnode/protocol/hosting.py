@@ -1,4 +1,4 @@
-"""Hosting and retrieving at the edge: from JSON with base64, multipart, or PySyft's hex over WebSocket, to one upload."""
+"""Hosting and retrieving at the edge: JSON with base64, multipart, and PySyft's hex over WebSocket."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class HostingEndpoints:
         return {"status": answer["status"]}
 
     def host_multipart(self, fields: Mapping[str, str], files: Mapping[str, bytes]) -> Answer:
-        """Host from a form: files ``model``, ``averaging_plan``, ``plans.NAME``, ``protocols.NAME``, configs as JSON fields."""
+        """Host from a form: files model, averaging_plan, plans.NAME and protocols.NAME; configs as JSON."""
         configs = {name: _json_field(name, fields, files) for name in ("client_config", "server_config")}
         unknown = [
             name for name in (*fields, *files) if name not in _FIELDS and not name.startswith(("plans.", "protocols."))

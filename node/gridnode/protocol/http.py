@@ -85,7 +85,7 @@ def add_hosting_routes(app: Flask, hosting: HostingEndpoints) -> None:
     @app.post(f"{PREFIX}/host-training")
     def host_training() -> Response:
         if request.mimetype == "multipart/form-data":
-            fields = {name: text for name, text in request.form.items()}
+            fields = request.form.to_dict()
             files = {name: file.read() for name, file in request.files.items()}
             return json_answer(hosting.host_multipart(fields, files))
         return json_answer(hosting.host_json(messages.decode_object(body())))

@@ -1,7 +1,7 @@
 """WebSocket at ``/``: the same endpoints, as messages ``{"type", "data", "request_id"?}``.
 
-An idle connection is a coroutine and a few kilobytes. A message is handled in the same thread pool as HTTP requests, one at a
-time per connection. Compression is off (server configuration), so a small message can't become a large one.
+An idle connection is a coroutine and a few kilobytes. A message is handled in the same thread pool as HTTP requests,
+one at a time per connection. Compression is off (server configuration), so a small message can't become a large one.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ from gridnode.protocol.http import answer_cycle_request
 from gridnode.protocol.messages import Answer
 from gridnode.reporting import metrics
 from gridnode.security.limits import AddressLimiter
+from gridnode.security.management_token import Headers
 
 log = logging.getLogger(__name__)
 
 Handler = Callable[[msgspec.Raw], Answer]
 #: Raises to refuse a connection; gets the handshake's headers, names in lower case.
-CheckAccess = Callable[[Mapping[str, str]], object]
+CheckAccess = Callable[[Headers], object]
 
 HOST_TRAINING = "model-centric/host-training"
 PING = "socket-ping"

@@ -33,6 +33,8 @@ class AddressLimits:
     """Of all addresses together."""
     burst: float | None = None
     """Requests that may come at once after a pause, at least 1; None is what the rate allows in two seconds."""
+    shared_addresses: tuple[Network, ...] = ()
+    """Proxies: each holds the connections of many clients, so that only ``connections`` bounds theirs."""
     remembered_addresses: int = 65_536
     """Addresses whose recent requests are remembered; the ones not seen for longest are forgotten first."""
 
@@ -100,10 +102,14 @@ class AddressLimiter:
         held = self._connections.get(key, 0)
         if limits.connections and self._open_connections >= limits.connections:
             raise TooManyRequests("This node has as many connections as it can hold.", _CONNECTION_RETRY_AFTER)
-        if limits.connections_per_address and held >= limits.connections_per_address:
+        if 0 < limits.connections_per_address <= held and not self._is_shared(address):
             raise TooManyRequests("Too many connections from this address.", _CONNECTION_RETRY_AFTER)
         self._connections[key] = held + 1
         self._open_connections += 1
+
+    def _is_shared(self, address: str) -> bool:
+        parsed = _parse_address(address) if self._limits.shared_addresses else None
+        return parsed is not None and _is_trusted(parsed, self._limits.shared_addresses)
 
     def close_connection(self, address: str) -> None:
         """Stop counting a connection.

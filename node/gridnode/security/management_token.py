@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
-from collections.abc import Iterable, Mapping
-from typing import Final
+from collections.abc import Iterable
+from typing import Final, Protocol
 
 from gridnode.errors import Unauthorized
 
@@ -58,17 +58,24 @@ def refuse_cross_site(origin: str | None) -> None:
         raise Unauthorized("From a browser this node can be managed only if it has a management token.")
 
 
+class Headers(Protocol):
+    """Request headers of any server: a mapping with lower-case names, or one that ignores case."""
+
+    def get(self, name: str, /) -> str | None: ...
+
+
 class ManagementAccess:
     """Decides on each management request by its headers.
 
     Args:
-        token: what requests must carry. None: the listener is bound to loopback, and only programs on this machine pass.
+        token: what requests must carry. None: the listener is bound to loopback, and only programs on this machine
+            pass.
     """
 
     def __init__(self, token: str | None) -> None:
         self._tokens = None if token is None else ManagementTokens([token])
 
-    def check(self, headers: Mapping[str, str]) -> None:
+    def check(self, headers: Headers) -> None:
         """Let a request pass; header names are looked up in lower case.
 
         Raises:
@@ -79,7 +86,7 @@ class ManagementAccess:
             return
         refuse_cross_site(headers.get("origin"))
         # A page whose host name was pointed at 127.0.0.1 after it was loaded sends no Origin, but it sends that name.
-        if not _is_loopback(headers.get("host", "")):
+        if not _is_loopback(headers.get("host") or ""):
             raise Unauthorized("Without a management token this node is managed under a loopback address only.")
 
 
