@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import Uuid, func, select, text, update
 from sqlalchemy.orm import Session
 
 from gridnode.cycles.patience import expected_end, timeout_seconds
@@ -52,13 +52,7 @@ def assign_workers(
     Returns:
         One answer per worker, in their order.
     """
-    cycle = session.scalar(
-        select(Cycle)
-        .join(Process, Process.id == Cycle.process_id)
-        .where(Cycle.process_id == process.id, Cycle.state == "open", Process.state == "active")
-        .with_for_update(of=Cycle, key_share=True)
-        .execution_options(populate_existing=True)
-    )
+    cycle = _lock_open_cycle(session, process)
     if cycle is None:
         rejection = _why_nobody_is_accepted(session, process, now, generator)
         return [rejection] * len(worker_ids)
@@ -69,7 +63,7 @@ def assign_workers(
     places = _free_places(session, process, cycle, len(candidates), now)
     accepted, surplus = candidates[:places], candidates[places:]
     if accepted:
-        _insert(session, process, cycle, accepted, len(returning.intersection(accepted)), now)
+        _place(session, process, cycle, accepted, len(returning.intersection(accepted)), now)
         answers.update({worker_id: Accepted(cycle.id) for worker_id in accepted})
     if surplus:
         opens = [_earliest_lease_end(session, cycle), cycle.deadline, _expected_end(process, cycle, now)]
@@ -123,7 +117,7 @@ def _why_nobody_is_accepted(
 def _without_past_participants(
     session: Session,
     process: HostedProcess,
-    cycle: Cycle,
+    cycle: _OpenCycle,
     worker_ids: Sequence[uuid.UUID],
     now: datetime,
     generator: random.Random,
@@ -133,11 +127,7 @@ def _without_past_participants(
 
     Workers that have a place, or may not have one, are answered in ``answers``.
     """
-    rows = session.execute(
-        select(Assignment.worker_id, Assignment.state, Cycle.number)
-        .join(Cycle, Cycle.id == Assignment.cycle_id)
-        .where(Assignment.worker_id.in_(set(worker_ids)))
-    ).all()
+    rows = session.execute(_PAST, {"workers": [str(worker_id) for worker_id in worker_ids]})
     last: dict[uuid.UUID, tuple[int, str]] = {}
     for worker_id, state, number in rows:
         last[worker_id] = max(last.get(worker_id, (0, "")), (number, state))
@@ -161,7 +151,7 @@ def _without_past_participants(
     return candidates, returning
 
 
-def _free_places(session: Session, process: HostedProcess, cycle: Cycle, wanted: int, now: datetime) -> int:
+def _free_places(session: Session, process: HostedProcess, cycle: _OpenCycle, wanted: int, now: datetime) -> int:
     limit = process.server_config.max_workers
     if limit is None:
         return wanted
@@ -171,45 +161,77 @@ def _free_places(session: Session, process: HostedProcess, cycle: Cycle, wanted:
     return max(0, min(free, wanted))
 
 
-def _insert(
+def _place(
     session: Session,
     process: HostedProcess,
-    cycle: Cycle,
+    cycle: _OpenCycle,
     worker_ids: Sequence[uuid.UUID],
     returning: int,
     now: datetime,
 ) -> None:
     session.execute(
-        _INSERT,
+        _PLACE,
         {
             "cycle": cycle.id,
             "now": now,
             "lease_until": now + timedelta(seconds=process.server_config.assignment_lease),
             "workers": [str(worker_id) for worker_id in worker_ids],
+            "taken": len(worker_ids),
+            "first_time": len(worker_ids) - returning,
         },
     )
-    session.execute(
-        update(Cycle)
-        .where(Cycle.id == cycle.id)
-        .values(slots=Cycle.slots + len(worker_ids), accepted=Cycle.accepted + len(worker_ids) - returning)
-        .execution_options(synchronize_session=False)
-    )
 
 
-_INSERT = text(
+# The statements that run for every batch of devices are written out: building them anew from expressions costs more
+# than running them.
+_LOCK_OPEN = text(
     """
-    INSERT INTO assignments (cycle_id, worker_id, state, assigned_at, lease_until)
-    SELECT :cycle, worker, 'assigned', :now, :lease_until FROM unnest(CAST(:workers AS uuid[])) AS worker
-    ON CONFLICT (cycle_id, worker_id) DO UPDATE SET state = 'assigned', lease_until = EXCLUDED.lease_until
+    SELECT c.id, c.number, c.slots, c.reports, c.started_at, c.deadline
+    FROM cycles AS c JOIN processes AS p ON p.id = c.process_id
+    WHERE c.process_id = :process AND c.state = 'open' AND p.state = 'active'
+    FOR NO KEY UPDATE OF c
+    """
+)
+_PAST = text(
+    """
+    SELECT a.worker_id, a.state, c.number
+    FROM assignments AS a JOIN cycles AS c ON c.id = a.cycle_id
+    WHERE a.worker_id = ANY (CAST(:workers AS uuid[]))
+    """
+).columns(worker_id=Uuid)
+_PLACE = text(
+    """
+    WITH placed AS (
+        INSERT INTO assignments (cycle_id, worker_id, state, assigned_at, lease_until)
+        SELECT :cycle, worker, 'assigned', :now, :lease_until FROM unnest(CAST(:workers AS uuid[])) AS worker
+        ON CONFLICT (cycle_id, worker_id) DO UPDATE SET state = 'assigned', lease_until = EXCLUDED.lease_until)
+    UPDATE cycles SET slots = slots + :taken, accepted = accepted + :first_time WHERE id = :cycle
     """
 )
 
 
-def _earliest_lease_end(session: Session, cycle: Cycle) -> datetime | None:
+@dataclass(frozen=True, slots=True)
+class _OpenCycle:
+    """The running cycle, its row locked."""
+
+    id: int
+    number: int
+    slots: int
+    reports: int
+    started_at: datetime
+    deadline: datetime | None
+
+
+def _lock_open_cycle(session: Session, process: HostedProcess) -> _OpenCycle | None:
+    row = session.execute(_LOCK_OPEN, {"process": process.id}).one_or_none()
+    return None if row is None else _OpenCycle(*row)
+
+
+def _earliest_lease_end(session: Session, cycle: _OpenCycle) -> datetime | None:
     return session.scalar(
         select(func.min(Assignment.lease_until)).where(Assignment.cycle_id == cycle.id, Assignment.state == "assigned")
     )
 
 
-def _expected_end(process: HostedProcess, cycle: Cycle, now: datetime) -> datetime | None:
+def _expected_end(process: HostedProcess, cycle: _OpenCycle, now: datetime) -> datetime | None:
     return expected_end(cycle.started_at, cycle.reports, process.server_config.closing_diffs, now)

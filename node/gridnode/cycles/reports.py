@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from sqlalchemy import case, func, select, text, update
+from sqlalchemy import Uuid, select, text
 from sqlalchemy.orm import Session
 
 from gridnode.averaging.layout import Array, ModelLayout
 from gridnode.averaging.strategy import Strategy, add_diff
 from gridnode.db import binary_copy
-from gridnode.db.models import Assignment, Cycle
+from gridnode.db.models import Cycle
 from gridnode.errors import Conflict, GridNodeError, InvalidRequest
 
 Outcome = Literal["counted", "repeated"]
@@ -83,11 +83,10 @@ def commit_reports(
     total: int | None = None
     if claimed:
         chosen = [reports[index] for index in claimed]
-        _mark_reported(session, cycle_id, chosen, now)
         for group in [[report] for report in chosen] if strategy.needs_each_diff else [chosen]:
             _store(session, cycle_id, group, layout)
         late_workers = len(late.intersection(report.worker_id for report in chosen))
-        total = _add_to_counter(session, cycle_id, chosen, late_workers, now)
+        total = _count(session, cycle_id, chosen, late_workers, now)
     return Committed([outcomes[index] for index in range(len(reports))], total)
 
 
@@ -106,13 +105,8 @@ def _claim(
     session: Session, cycle_id: int, reports: Sequence[Report], outcomes: dict[int, Outcome | GridNodeError]
 ) -> tuple[list[int], set[uuid.UUID]]:
     """Indices of the reports that are new, and the workers among them whose lease had lapsed; answers the others."""
-    rows = session.execute(
-        select(Assignment.worker_id, Assignment.state, Assignment.diff_digest)
-        .where(Assignment.cycle_id == cycle_id, Assignment.worker_id.in_({report.worker_id for report in reports}))
-        # In one order everywhere: two replicas with repeats of the same reports must not wait for each other.
-        .order_by(Assignment.worker_id)
-        .with_for_update(key_share=True)
-    )
+    workers = sorted({str(report.worker_id) for report in reports})
+    rows = session.execute(_CLAIM, {"cycle": cycle_id, "workers": workers})
     known = {row.worker_id: row for row in rows}
     digests = {worker: bytes(row.diff_digest) for worker, row in known.items() if row.state == "reported"}
     claimed = []
@@ -131,34 +125,6 @@ def _claim(
     return claimed, {worker for worker, row in known.items() if row.state == "lapsed"}
 
 
-_MARK = text(
-    """
-    UPDATE assignments AS a
-    SET state = 'reported', reported_at = :now, diff_digest = r.digest,
-        num_samples = r.num_samples, loss = r.loss, accuracy = r.accuracy
-    FROM unnest(CAST(:workers AS uuid[]), CAST(:digests AS bytea[]), CAST(:num_samples AS float8[]),
-                CAST(:losses AS float8[]), CAST(:accuracies AS float8[]))
-         AS r(worker, digest, num_samples, loss, accuracy)
-    WHERE a.cycle_id = :cycle AND a.worker_id = r.worker
-    """
-)
-
-
-def _mark_reported(session: Session, cycle_id: int, reports: Sequence[Report], now: datetime) -> None:
-    session.execute(
-        _MARK,
-        {
-            "cycle": cycle_id,
-            "now": now,
-            "workers": [str(report.worker_id) for report in reports],
-            "digests": [report.digest for report in reports],
-            "num_samples": [report.num_samples for report in reports],
-            "losses": [report.loss for report in reports],
-            "accuracies": [report.accuracy for report in reports],
-        },
-    )
-
-
 def _store(session: Session, cycle_id: int, reports: Sequence[Report], layout: ModelLayout) -> None:
     buffer = layout.zeros()
     total = layout.views(buffer)
@@ -174,28 +140,56 @@ def _store(session: Session, cycle_id: int, reports: Sequence[Report], layout: M
     binary_copy.insert_row(session, "update_sums", row)
 
 
-def _add_to_counter(
-    session: Session, cycle_id: int, reports: Sequence[Report], late_workers: int, now: datetime
-) -> int:
-    count = len(reports)
-    total = Cycle.reports + count
-    reached = case((Cycle.min_diffs_at.is_(None) & (total >= Cycle.min_diffs), now), else_=Cycle.min_diffs_at)
-    new_total = session.scalar(
-        update(Cycle)
-        .where(Cycle.id == cycle_id, Cycle.state == "open", total <= func.coalesce(Cycle.max_diffs, total))
-        .values(
-            reports=total,
-            weight=Cycle.weight + sum(report.weight for report in reports),
+def _count(session: Session, cycle_id: int, reports: Sequence[Report], late_workers: int, now: datetime) -> int:
+    """Mark the assignments reported and add to the cycle's counter; its new value."""
+    total = session.scalar(
+        _COUNT,
+        {
+            "cycle": cycle_id,
+            "now": now,
+            "workers": [str(report.worker_id) for report in reports],
+            "digests": [report.digest for report in reports],
+            "num_samples": [report.num_samples for report in reports],
+            "losses": [report.loss for report in reports],
+            "accuracies": [report.accuracy for report in reports],
+            "reports": len(reports),
+            "weight": float(sum(report.weight for report in reports)),
             # A lapsed device had given its place back; with its report it fills one again.
-            slots=Cycle.slots + late_workers,
-            min_diffs_at=reached,
-        )
-        .returning(Cycle.reports)
-        .execution_options(synchronize_session=False)
+            "late_workers": late_workers,
+        },
     )
-    if new_total is None:
+    if total is None:
         raise CycleHasNoRoom
-    return int(new_total)
+    return int(total)
+
+
+# Written out, as in cycles/assignment.py: these run for every batch. Claims lock rows in one order everywhere, since
+# two replicas with repeats of the same reports must not wait for each other.
+_CLAIM = text(
+    """
+    SELECT worker_id, state, diff_digest FROM assignments
+    WHERE cycle_id = :cycle AND worker_id = ANY (CAST(:workers AS uuid[]))
+    ORDER BY worker_id FOR NO KEY UPDATE
+    """
+).columns(worker_id=Uuid)
+_COUNT = text(
+    """
+    WITH marked AS (
+        UPDATE assignments AS a
+        SET state = 'reported', reported_at = :now, diff_digest = r.digest,
+            num_samples = r.num_samples, loss = r.loss, accuracy = r.accuracy
+        FROM unnest(CAST(:workers AS uuid[]), CAST(:digests AS bytea[]), CAST(:num_samples AS float8[]),
+                    CAST(:losses AS float8[]), CAST(:accuracies AS float8[]))
+             AS r(worker, digest, num_samples, loss, accuracy)
+        WHERE a.cycle_id = :cycle AND a.worker_id = r.worker)
+    UPDATE cycles
+    SET reports = reports + :reports, weight = weight + :weight, slots = slots + :late_workers,
+        min_diffs_at = CASE WHEN min_diffs_at IS NULL AND reports + :reports >= min_diffs
+                       THEN CAST(:now AS timestamptz) ELSE min_diffs_at END
+    WHERE id = :cycle AND state = 'open' AND (max_diffs IS NULL OR reports + :reports <= max_diffs)
+    RETURNING reports
+    """
+)
 
 
 def _locked_room(session: Session, cycle_id: int, wanted: int) -> int:
