@@ -243,7 +243,8 @@ class Sandbox:
         if command == "load":
             return InvalidAveragingPlan(f"the averaging plan can't be used: {reason}")
         raised = f"raised {error}" if error else "failed"
-        return AveragingFailed(f"the averaging plan {raised}: {reason}")
+        # TorchScript's own texts begin with the name, too.
+        return AveragingFailed(f"the averaging plan {raised}: {reason.removeprefix(f'{error}: ')}")
 
     def _failure_at_end(self) -> AveragingFailed:
         """Why the process ended without an answer."""

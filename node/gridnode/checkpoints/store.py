@@ -13,7 +13,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from gridnode.db import binary_copy
-from gridnode.db.models import Checkpoint
+from gridnode.db.models import Checkpoint, Plan
 from gridnode.db.session import Database
 from gridnode.errors import InvalidRequest, NotFound
 
@@ -108,6 +108,12 @@ class Downloads:
     def plan(self, plan_id: int, variant: str) -> bytes:
         """A variant of a plan: ``operations``, ``torchscript`` or ``tfjs``."""
         return self._read("plans", variant, plan_id, "the plan")
+
+    def refusal(self, plan_id: int) -> str | None:
+        """Why a plan has no tfjs variant."""
+        return self._database.transaction(
+            lambda session: session.scalar(select(Plan.tfjs_refusal).where(Plan.id == plan_id))
+        )
 
     def protocol(self, protocol_id: int) -> bytes:
         return self._read("protocols", "value", protocol_id, "the protocol")

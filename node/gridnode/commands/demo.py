@@ -40,16 +40,18 @@ def demo(
 ) -> None:
     """Train a real model over simulated phones on this machine, and draw its accuracy.
 
-    Starts a private PostgreSQL, a node and a receiver for its progress; hosts a neural network; trains it on
-    handwritten digits that are spread unevenly over the phones and never leave them; scores every checkpoint on digits
-    that no phone has; stops everything again. Takes less than a minute.
+    Starts a private PostgreSQL, a node and a receiver for its progress.
+    Hosts a neural network and trains it on handwritten digits, spread unevenly over the phones.
+    Scores every checkpoint on digits that no phone has, and stops everything again.
+    Takes less than a minute.
 
     Examples:
 
-    \b
-      gridnode demo
-      gridnode demo --cycles 20 --phones 40 --picture accuracy.png
-      gridnode demo --data ./demo-data
+        gridnode demo
+
+        gridnode demo --cycles 20 --phones 40 --picture accuracy.png
+
+        gridnode demo --data ./demo-data
     """
     console = Console()
     plot = Plot(version=_version(data), phones=phones, cycles=cycles, seed=seed)
@@ -116,7 +118,7 @@ def _show(result: Result, picture: Path, console: Console) -> None:
     table = Table(title="Checkpoints on held-out digits", title_justify="left", title_style="bold")
     for name in ("cycle", "devices", "loss", "held-out accuracy", "seconds"):
         table.add_column(name, justify="right")
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for score in result.scores:
         training = score.training
         table.add_row(
@@ -143,15 +145,15 @@ def _show_next_steps(plot: Plot, data: Path | None, console: Console) -> None:
         f"\nShown: {plot.phones} phones trained one model without giving away a digit. Some vanished, some were slow, "
         "some reported twice, half spoke HTTP and half WebSocket; the node averaged each acknowledged report once.\n\n"
         "Next:\n"
-        "  gridnode serve                                      a node of your own\n"
-        "  gridnode host --help                                host your model on it\n"
-        "  gridnode simulate --model NAME --dataset FILE.npz   train it with phones and data of yours",
+        "  gridnode serve             a node of your own\n"
+        "  gridnode host --help       your own model on it\n"
+        "  gridnode simulate --help   phones with your own data to train it",
         highlight=False,
         markup=False,
     )
     if data is not None:
         console.print(
-            f"  GRIDNODE_DATA_DIR={data} gridnode serve   the demo's node again, with its checkpoints",
+            f"  gridnode serve --data-dir {data}   the demo's node again, with its checkpoints",
             highlight=False,
             markup=False,
             soft_wrap=True,

@@ -43,7 +43,8 @@ def serve(settings: Settings) -> None:
 
         prepare_metrics_directory(Path(metrics_directory))
         # Only now: prometheus-client looks for the directory when it is imported.
-        from gridnode.server import Supervisor, bind
+        from gridnode.serving.supervisor import Supervisor, bind
+        from gridnode.serving.worker import run_worker
 
         device = bind(settings.host, settings.device_port)
         management = bind(settings.management_host, settings.management_port)
@@ -55,7 +56,11 @@ def serve(settings: Settings) -> None:
                 "node_id": settings.node_id,
             },
         )
-        supervisor = Supervisor(settings, url, device, management)
+        supervisor = Supervisor(
+            settings.worker_processes,
+            settings.drain_timeout,
+            lambda: run_worker(settings, url, device, management),
+        )
         supervisor.run()
     if supervisor.gave_up:
         raise typer.Exit(1)

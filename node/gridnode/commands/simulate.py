@@ -45,7 +45,7 @@ def simulate(
         Literal["http", "ws", "mixed"], typer.Option(help="HTTP, WebSocket, or half of the phones each.")
     ] = "http",
     cycles: Annotated[
-        int | None, typer.Option(min=1, help="Stop after so many cycles; else when the process is finished.")
+        int | None, typer.Option(min=1, help="Stop when so many cycles are over; else when the process is finished.")
     ] = None,
     time_limit: Annotated[float | None, typer.Option(min=0, help="Stop after so many seconds.")] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Phones that are awake at the same time.")] = 8,
@@ -59,16 +59,18 @@ def simulate(
 ) -> None:
     """Train a hosted model with simulated phones that really train, on real data.
 
-    The phones know the node by its wire contract only, so it can be any node. They stop when the process is finished,
-    at --cycles, at --time-limit or with Ctrl-C.
+    The phones know the node by its wire contract only, so it can be any node.
+    They stop when the process is finished, at --cycles, at --time-limit or with Ctrl-C.
 
     Examples:
 
-    \b
-      gridnode simulate --model mnist --phones 50
-      gridnode simulate --model mnist --version 1.0 --transport mixed --dropout 0.1 --slow-fraction 0.2
-      gridnode simulate --url https://node.example.org --model steps --dataset steps.npz --split iid --cycles 3
-      gridnode simulate --model mnist --cycles 5 --output json > result.json
+        gridnode simulate --model mnist --phones 50
+
+        gridnode simulate --model mnist --transport mixed --dropout 0.1 --slow-fraction 0.2
+
+        gridnode simulate --url https://node.example.org --model steps --dataset steps.npz
+
+        gridnode simulate --model mnist --cycles 5 --output json > result.json
     """
     console = Console(stderr=output == "json")
     examples = load_dataset(dataset, seed).training

@@ -111,8 +111,9 @@ class CycleService:
         """A sweep that fails must not end the sweeping."""
         try:
             work()
-        except GridNodeError:
-            pass  # the database is away: said once by whoever noticed, and looked at again in a moment
+        except GridNodeError as error:
+            # Most often the database is away, and whoever noticed first has warned of it.
+            log.info("a background task will be tried again", extra={"reason": error.message})
         except Exception:
             log.exception("a background task failed and is tried again")
 

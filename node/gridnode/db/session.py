@@ -160,6 +160,10 @@ def _make_engine(url: URL, pool_size: int, connect_timeout: float, deadline: flo
         with connection.cursor() as cursor:
             cursor.execute("SET lock_timeout = %s", (milliseconds,))
             cursor.execute("SET idle_in_transaction_session_timeout = '10min'")
+            # The server's side of the same: a node that vanished from the network must not hold its locks for hours.
+            cursor.execute("SET tcp_keepalives_idle = 30")
+            cursor.execute("SET tcp_keepalives_interval = 10")
+            cursor.execute("SET tcp_keepalives_count = 3")
             if schema is not None:
                 cursor.execute("SELECT set_config('search_path', quote_ident(%s), false)", (schema,))
         connection.commit()

@@ -139,7 +139,8 @@ class DeviceEndpoints:
         try:
             return self._downloads.plan(plan_id, variant)
         except NotFound:
-            raise InvalidRequest(f"this plan has no {variant} variant") from None
+            reason = self._downloads.refusal(plan_id) or f"this plan has no {variant} variant"
+            raise InvalidRequest(reason) from None
 
     def get_protocol(self, query: Mapping[str, str]) -> bytes:
         """A protocol, as it was hosted."""

@@ -18,7 +18,7 @@ from gridnode.simulation.fleet import End, Fleet
 from gridnode.simulation.tally import CycleFigures, Figures
 
 _SHOWN_CYCLES = 12
-_BAR_WIDTH = 20
+_BAR_WIDTH = 16
 _ERRORS_SHOWN = 3
 
 _ENDS: dict[End, str] = {
@@ -104,10 +104,10 @@ def counts_line(figures: Figures) -> str:
 
 def cycles_table(cycles: Sequence[CycleFigures]) -> Table:
     """One row a cycle, with the loss and accuracy that phones reported of their local training."""
-    table = Table(title="Cycles as the phones saw them", title_justify="left", title_style="bold")
-    for name in ("cycle", "reports", "samples", "training loss", "training accuracy", "seconds"):
+    table = Table(title="Cycles, with loss and accuracy of local training", title_justify="left", title_style="bold")
+    for name in ("cycle", "reports", "samples", "loss", "accuracy", "seconds"):
         table.add_column(name, justify="right")
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for cycle in cycles:
         table.add_row(
             str(cycle.number),
@@ -159,7 +159,7 @@ def as_json(figures: Figures, end: End | None) -> dict[str, Any]:
 def accuracy_bar(accuracy: float | None) -> Text:
     """An accuracy between 0 and 1 as a bar for a table cell."""
     filled = round(_BAR_WIDTH * accuracy) if accuracy is not None else 0
-    return Text("━" * filled, style="green") + Text("━" * (_BAR_WIDTH - filled), style="bright_black")
+    return Text("█" * filled, style="green") + Text("░" * (_BAR_WIDTH - filled), style="bright_black")
 
 
 def draw_accuracy(path: Path, cycles: Sequence[int], accuracies: Sequence[float], *, title: str, what: str) -> None:
@@ -186,11 +186,12 @@ def draw_accuracy(path: Path, cycles: Sequence[int], accuracies: Sequence[float]
     axes = figure.add_subplot()
     axes.plot(cycles, accuracies, color="#1f6feb", linewidth=2, marker="o", markersize=6, clip_on=False, zorder=3)
     axes.fill_between(cycles, accuracies, color="#1f6feb", alpha=0.08)
-    for position in (0, len(cycles) - 1):
+    # Right of the first point and below the last, where a rising line is not.
+    for position, offset in {0: (32, -4), len(cycles) - 1: (0, -20)}.items():
         axes.annotate(
             f"{accuracies[position]:.1%}",
             (cycles[position], accuracies[position]),
-            xytext=(0, 10),
+            xytext=offset,
             textcoords="offset points",
             ha="center",
             fontsize=11,
