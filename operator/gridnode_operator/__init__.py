@@ -1,1 +1,1 @@
-"""The control plane: what a GridNode manifest asks for becomes Kubernetes objects."""
+"""The control plane: turns GridNode manifests into running nodes."""
