@@ -16,7 +16,7 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
 	if "$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then command -v "$$name"; break; fi; \
 	done)
 
-.PHONY: help demo test test-unit test-integration test-chaos chaos bench lint format clean
+.PHONY: help demo test test-unit test-integration test-chaos test-torch chaos bench lint format clean
 
 help:  ## list the targets
 	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / { printf "make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,7 +27,7 @@ demo: $(VENV)/.demo  ## train a real model over simulated phones on this machine
 test: lint test-unit test-integration test-chaos  ## all that must pass: lint, types, imports, all tests
 
 test-unit: $(VENV)/.dev  ## unit tests: no database, seconds
-	@$(BIN)/python -m pytest -m "not integration and not chaos"
+	@$(BIN)/python -m pytest -m "not integration and not chaos and not torch"
 
 test-integration: $(VENV)/.dev  ## tests on a real PostgreSQL, which starts by itself
 	@$(BIN)/python -m pytest -m "integration and not chaos"
@@ -37,6 +37,9 @@ test-chaos: $(VENV)/.dev  ## the short chaos test, about a minute
 
 chaos: $(VENV)/.dev  ## the long chaos test: KILLS=200 kills of nodes and database
 	@$(BIN)/python -m pytest -m chaos --chaos-kills=$(KILLS) --timeout=0 -s
+
+test-torch: $(VENV)/.torch  ## tests of TorchScript averaging plans; installs PyTorch, some 5 GB
+	@$(BIN)/python -m pytest -m torch
 
 bench: $(VENV)/.dev  ## measure sessions per second, latency, CPU and memory
 	@$(BIN)/python -m bench.run
@@ -72,3 +75,8 @@ $(VENV)/.dev: $(VENV)/.made
 	@echo "Installing GridNode with what its tests need …"
 	@$(PIP_INSTALL) --editable '.[demo,dev]'
 	@touch $(VENV)/.demo $@
+
+$(VENV)/.torch: $(VENV)/.dev
+	@echo "Installing PyTorch …"
+	@$(PIP_INSTALL) --editable '.[torch]'
+	@touch $@

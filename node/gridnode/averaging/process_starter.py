@@ -21,7 +21,7 @@ class ProcessStarter:
         self._lock = threading.Lock()
         self._requests: queue.SimpleQueue[tuple[Future[subprocess.Popen[bytes]], Sequence[str], Mapping[str, str]]]
         self._owner = -1
-        os.register_at_fork(after_in_child=self._forget_thread)
+        os.register_at_fork(after_in_child=self._renew_lock)
 
     def start(self, command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
         """Start a program in a session and process group of its own, in the root folder, with pipes to it.
@@ -38,10 +38,9 @@ class ProcessStarter:
         self._requests.put((started, command, environment))
         return started.result()
 
-    def _forget_thread(self) -> None:
+    def _renew_lock(self) -> None:
         # Another thread may have held the lock at the moment of the fork.
         self._lock = threading.Lock()
-        self._owner = -1
 
     @staticmethod
     def _serve(

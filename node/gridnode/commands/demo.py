@@ -24,6 +24,7 @@ from gridnode.simulation.progress_receiver import ProgressReceiver
 from gridnode.simulation.report import accuracy_bar, counts_line, draw_accuracy, live_view, watch
 
 INTERRUPTED = 130
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def demo(
@@ -55,28 +56,33 @@ def demo(
     """
     console = Console()
     plot = Plot(version=_version(data), phones=phones, cycles=cycles, seed=seed)
+    interrupts = _Interrupts()
     try:
-        with _signals_as_interrupt(), _directory(data) as directory:
-            result = _run(plot, directory, console)
+        with interrupts.raised(), _directory(data) as directory:
+            result = _run(plot, directory, interrupts, console)
     except KeyboardInterrupt:
         console.print("Stopped; nothing is left running.")
         raise typer.Exit(INTERRUPTED) from None
     _show(result, picture, console)
     check_rise(result)
-    _show_next_steps(plot, data, console)
+    _show_next_steps(result, data, console)
 
 
-def _run(plot: Plot, directory: Path, console: Console) -> Result:
+def _run(plot: Plot, directory: Path, interrupts: _Interrupts, console: Console) -> Result:
     with contextlib.ExitStack() as running:
         with _step(console, f"digits split over {plot.phones} phones"):
             demonstration = Demonstration(plot)
         console.print(_data_line(demonstration), style="dim", highlight=False)
-        with _step(console, "PostgreSQL started"):
-            # Also held here, so that it is stopped even if the node can't do it any more.
+        with _step(console, "PostgreSQL started"), interrupts.held():
+            # The node would start it too; in use here as well, it is stopped even if the node can't do it any more.
             running.enter_context(EmbeddedPostgres(directory))
         with _step(console, "progress receiver and node started"):
             receiver = running.enter_context(ProgressReceiver())
-            node = running.enter_context(LocalNode(directory, master_url=receiver.url))
+            node = LocalNode(directory, master_url=receiver.url)
+            running.callback(node.stop)
+            with interrupts.held():
+                node.start()
+            node.wait_until_ready()
         console.print(f"  phones talk to {node.device_url}", style="dim", highlight=False)
         with _step(console, f"{NAME} {plot.version} hosted"):
             demonstration.host(node)
@@ -140,10 +146,12 @@ def _show(result: Result, picture: Path, console: Console) -> None:
     console.print(f"Picture: {picture}", highlight=False, soft_wrap=True)
 
 
-def _show_next_steps(plot: Plot, data: Path | None, console: Console) -> None:
+def _show_next_steps(result: Result, data: Path | None, console: Console) -> None:
+    figures = result.figures
     console.print(
-        f"\nShown: {plot.phones} phones trained one model without giving away a digit. Some vanished, some were slow, "
-        "some reported twice, half spoke HTTP and half WebSocket; the node averaged each acknowledged report once.\n\n"
+        "\nShown: phones trained one model together, and no digit left its phone. "
+        f"Half of them spoke HTTP, half WebSocket; {figures.outcomes.get('dropped', 0)} times one vanished after it "
+        f"was accepted, {figures.duplicates} times one reported twice. Each report counted once.\n\n"
         "Next:\n"
         "  gridnode serve             a node of your own\n"
         "  gridnode host --help       your own model on it\n"
@@ -185,18 +193,40 @@ def _directory(data: Path | None) -> Iterator[Path]:
         yield Path(directory)
 
 
-@contextlib.contextmanager
-def _signals_as_interrupt() -> Iterator[None]:
+class _Interrupts:
     """Ctrl-C and SIGTERM raise KeyboardInterrupt once; while everything is being stopped, more of them are ignored."""
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        for each in (signal.SIGINT, signal.SIGTERM):
+    def __init__(self) -> None:
+        self._held = False
+        self._came = False
+
+    @contextlib.contextmanager
+    def raised(self) -> Iterator[None]:
+        """While the block runs; afterwards signals do what they did before."""
+        before = {each: signal.signal(each, self._handle) for each in _SIGNALS}
+        try:
+            yield
+        finally:
+            for each, handler in before.items():
+                signal.signal(each, handler)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Raise only when the block is over: for starting what can be stopped only once it has started."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+        if self._came:
+            self._raise()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._came = True
+        if not self._held:
+            self._raise()
+
+    def _raise(self) -> None:
+        for each in _SIGNALS:
             signal.signal(each, signal.SIG_IGN)
         raise KeyboardInterrupt
-
-    before = {each: signal.signal(each, interrupt) for each in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)

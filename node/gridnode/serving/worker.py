@@ -90,6 +90,7 @@ def _config(app: Any, settings: Settings, body_limit: int, limiter: AddressLimit
         ws_ping_timeout=30,
         lifespan="off",
         log_config=None,
+        log_level="warning",
         access_log=False,
         server_header=False,
         date_header=True,

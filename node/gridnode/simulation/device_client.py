@@ -153,7 +153,7 @@ class DeviceClient(ABC):
             )
         self.traffic.sent += len(data or b"")
         if response.status_code != 200:
-            raise _http_error(action, response)
+            raise http_error(action, response)
         if not options.get("stream"):
             self.traffic.received += len(response.content)
         return response
@@ -249,7 +249,8 @@ def _network_errors() -> Iterator[None]:
         raise Unreachable(f"no answer from the node: {error}") from error
 
 
-def _http_error(action: str, response: requests.Response) -> DeviceError:
+def http_error(action: str, response: requests.Response) -> DeviceError:
+    """What an answer other than 200 means to a device."""
     with contextlib.closing(response):
         try:
             message = str(response.json()["error"])

@@ -53,8 +53,8 @@ class LocalNode:
 
     def __enter__(self) -> Self:
         try:
-            self._start()
-            self._wait_until_ready()
+            self.start()
+            self.wait_until_ready()
         except BaseException:
             self.stop()
             raise
@@ -65,19 +65,55 @@ class LocalNode:
     ) -> None:
         self.stop()
 
+    def start(self) -> None:
+        """Start its processes; returns at once."""
+        command = [
+            sys.executable, "-m", "gridnode", "serve",
+            "--host", "127.0.0.1", "--device-port", str(self._device_port),
+            "--management-port", str(self._management_port),
+        ]  # fmt: skip
+        self._data_dir.mkdir(parents=True, exist_ok=True)
+        with self.log_file.open("wb") as log:
+            self._process = subprocess.Popen(  # noqa: S603
+                command,
+                env=self._environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # Ctrl-C on the terminal is for the caller, who then stops the node in good order.
+                start_new_session=True,
+            )
+
+    def wait_until_ready(self) -> None:
+        """Wait until devices can be served.
+
+        Raises:
+            NodeFailed: the node ended, or takes too long.
+        """
+        deadline = time.monotonic() + _READY_TIMEOUT
+        while time.monotonic() < deadline:
+            if self._process is not None and self._process.poll() is not None:
+                raise NodeFailed(
+                    f"the node ended with code {self._process.returncode} while starting.\n{self._last_log_lines()}"
+                )
+            with contextlib.suppress(requests.RequestException):
+                if requests.get(f"http://127.0.0.1:{self._management_port}/readyz", timeout=5).status_code == 200:
+                    return
+            time.sleep(0.1)
+        raise NodeFailed(f"the node was not ready after {_READY_TIMEOUT:.0f} s.\n{self._last_log_lines()}")
+
     def stop(self) -> None:
         """Let the node end its requests and stop; kill its processes if that takes too long."""
         process, self._process = self._process, None
         if process is None:
             return
         process.terminate()
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            # The node leads a process group of its own: nothing else is in it.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        # The node leads a process group of its own, in which nothing else is; whatever is left of it goes now.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
     def host(
         self,
@@ -128,24 +164,6 @@ class LocalNode:
             raise NodeFailed(f"the node answered {action} with {response.status_code}: {_error_of(response)}")
         return response
 
-    def _start(self) -> None:
-        command = [
-            sys.executable, "-m", "gridnode", "serve",
-            "--host", "127.0.0.1", "--device-port", str(self._device_port),
-            "--management-port", str(self._management_port),
-        ]  # fmt: skip
-        self._data_dir.mkdir(parents=True, exist_ok=True)
-        with self.log_file.open("wb") as log:
-            self._process = subprocess.Popen(  # noqa: S603
-                command,
-                env=self._environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                # Ctrl-C on the terminal is for the caller, who then stops the node in good order.
-                start_new_session=True,
-            )
-
     def _environment(self) -> dict[str, str]:
         # Settings meant for another node on this machine, its database above all, must not reach this one.
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("GRIDNODE_")}
@@ -155,19 +173,6 @@ class LocalNode:
             "GRIDNODE_MANAGEMENT_TOKEN": self._token,
             "GRIDNODE_MASTER_URL": self._master_url,
         }
-
-    def _wait_until_ready(self) -> None:
-        deadline = time.monotonic() + _READY_TIMEOUT
-        while time.monotonic() < deadline:
-            if self._process is not None and self._process.poll() is not None:
-                raise NodeFailed(
-                    f"the node ended with code {self._process.returncode} while starting.\n{self._last_log_lines()}"
-                )
-            with contextlib.suppress(requests.RequestException):
-                if requests.get(f"http://127.0.0.1:{self._management_port}/readyz", timeout=5).status_code == 200:
-                    return
-            time.sleep(0.1)
-        raise NodeFailed(f"the node was not ready after {_READY_TIMEOUT:.0f} s.\n{self._last_log_lines()}")
 
     def _last_log_lines(self) -> str:
         try:

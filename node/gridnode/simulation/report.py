@@ -15,6 +15,7 @@ from rich.text import Text
 
 from gridnode.errors import InvalidRequest
 from gridnode.simulation.fleet import End, Fleet
+from gridnode.simulation.phone import Outcome
 from gridnode.simulation.tally import CycleFigures, Figures
 
 _SHOWN_CYCLES = 12
@@ -92,14 +93,18 @@ def _share_done(figures: Figures, cycles: int | None) -> float | None:
 
 
 def counts_line(figures: Figures) -> str:
-    """The sessions' outcomes in one line."""
+    """The sessions' outcomes in one line; what did not happen is left out."""
     outcomes = figures.outcomes
-    return (
-        f"accepted {figures.accepted} · reported {outcomes.get('reported', 0)} · "
-        f"rejected {outcomes.get('rejected', 0)} · dropped {outcomes.get('dropped', 0)} · "
-        f"refused {outcomes.get('refused', 0)} · no answer {outcomes.get('unreachable', 0)} · "
-        f"{_megabytes(figures.bytes_received)} down, {_megabytes(figures.bytes_sent)} up"
-    )
+    counts = {"accepted": figures.accepted, "reported": outcomes.get("reported", 0)}
+    others: dict[str, Outcome] = {
+        "rejected": "rejected",
+        "vanished": "dropped",
+        "too late": "refused",
+        "no answer": "unreachable",
+    }
+    counts |= {text: outcomes[outcome] for text, outcome in others.items() if outcome in outcomes}
+    shown = [f"{name} {count}" for name, count in counts.items()]
+    return " · ".join([*shown, f"{_megabytes(figures.bytes_received)} down", f"{_megabytes(figures.bytes_sent)} up"])
 
 
 def cycles_table(cycles: Sequence[CycleFigures]) -> Table:
