@@ -18,7 +18,7 @@ import numpy as np
 from gridnode.averaging.frames import Tensor, TensorSpec
 from gridnode.averaging.layout import Array, ModelLayout, Parameter, is_finite
 from gridnode.averaging.plan_runtimes import RuntimeName, pytorch_is_installed
-from gridnode.averaging.sandbox import AveragingInterrupted, Sandbox, SandboxedPlan, SandboxLimits
+from gridnode.averaging.sandbox import AveragingInterrupted, InvalidAveragingPlan, Sandbox, SandboxedPlan, SandboxLimits
 from gridnode.averaging.sandbox_pool import SandboxPool
 from gridnode.averaging.sandbox_reasons import readable_size
 from gridnode.averaging.strategy import AveragingFailed, StoredUpdate, Strategy
@@ -73,6 +73,9 @@ class HostedPlan(Strategy):
             averaged = self._fold(diffs, layout) if self._iterative else self._run(diffs, layout)
         except AveragingInterrupted as error:
             self._bear_interruption(error)
+        except InvalidRequest as error:
+            # It could be used when it was hosted: by another release, or with PyTorch.
+            raise AveragingFailed(f"the averaging plan can't be used: {error.message}") from None
         self._interruptions = 0
         for position, tensor in enumerate(averaged):
             if not is_finite(tensor):
@@ -156,10 +159,7 @@ class HostedPlan(Strategy):
             return sandbox.run(counted(), lambda specs: _check_average(specs, layout))
 
     def _sandboxed(self, plan: Plan) -> SandboxedPlan:
-        try:
-            return SandboxedPlan(self._owner, self._plan, _choose_runtime(plan), self._limits)
-        except InvalidRequest as error:
-            raise AveragingFailed(f"the averaging plan can't be used: {error.message}") from None
+        return SandboxedPlan(self._owner, self._plan, _choose_runtime(plan), self._limits)
 
 
 def list_plan_size(plan: Plan, parameter_count: int) -> int:
@@ -242,6 +242,8 @@ def _try_on_zeros(plan: SandboxedPlan, layout: ModelLayout, number: int | None) 
             sandbox.close()
     except AveragingInterrupted as error:
         raise Unavailable(f"averaging_plan could not be tried: {error}", _RETRY_SECONDS) from None
+    except InvalidAveragingPlan as error:
+        raise InvalidRequest(f"averaging_plan: {error}") from None
     except AveragingFailed as error:
         raise InvalidRequest(f"averaging_plan: tried on zero diffs of the model's shapes, {error}") from None
     finally:

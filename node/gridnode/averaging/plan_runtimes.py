@@ -5,6 +5,7 @@ Both are used inside a sandbox only. PyTorch is imported only by a sandbox whose
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import io
 from collections.abc import Sequence
@@ -70,11 +71,10 @@ class TorchScriptRuntime:
     _module: Any
 
     def __init__(self) -> None:
-        import torch
-
-        self._torch = torch
+        # Its types are known only where it is installed, and partly.
+        self._torch: Any = importlib.import_module("torch")
         # The plan's process may start no thread; and one thread adds in one order only.
-        torch.set_num_threads(1)
+        self._torch.set_num_threads(1)
         self._use_once()
 
     def load(self, plan: bytes) -> None:

@@ -17,11 +17,12 @@ from rich.console import Console
 from rich.table import Table
 
 from gridnode.db.embedded import EmbeddedPostgres
+from gridnode.errors import InvalidRequest
 from gridnode.simulation.demonstration import NAME, Demonstration, Plot, Result, check_rise
 from gridnode.simulation.fleet import Fleet
 from gridnode.simulation.local_node import LocalNode
 from gridnode.simulation.progress_receiver import ProgressReceiver
-from gridnode.simulation.report import accuracy_bar, counts_line, draw_accuracy, live_view, watch
+from gridnode.simulation.report import accuracy_bar, check_picture, counts_line, draw_accuracy, live_view, watch
 
 INTERRUPTED = 130
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -55,6 +56,7 @@ def demo(
         gridnode demo --data ./demo-data
     """
     console = Console()
+    check_picture(picture)
     plot = Plot(version=_version(data), phones=phones, cycles=cycles, seed=seed)
     interrupts = _Interrupts()
     try:
@@ -187,6 +189,10 @@ def _step(console: Console, what: str) -> Iterator[None]:
 @contextlib.contextmanager
 def _directory(data: Path | None) -> Iterator[Path]:
     if data is not None:
+        try:
+            data.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InvalidRequest(f"the directory {data} can't be made: {error.strerror}") from None
         yield data
         return
     with tempfile.TemporaryDirectory(prefix="gridnode-demo-") as directory:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import typer
 
 from gridnode.commands.setting_flags import with_settings
 from gridnode.errors import GridNodeError
+from gridnode.reporting.metrics_directory import metrics_directory
 from gridnode.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -38,10 +37,7 @@ def serve(settings: Settings) -> None:
         gridnode serve --legacy-hosting --device-port 5000
     """
     _check_management_is_protected(settings)
-    with _database(settings) as url, tempfile.TemporaryDirectory(prefix="gridnode-metrics-") as metrics_directory:
-        from gridnode.reporting.metrics_directory import prepare_metrics_directory
-
-        prepare_metrics_directory(Path(metrics_directory))
+    with _database(settings) as url, metrics_directory():
         # Only now: prometheus-client looks for the directory when it is imported.
         from gridnode.serving.supervisor import Supervisor, bind
         from gridnode.serving.worker import run_worker

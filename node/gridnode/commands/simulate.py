@@ -13,7 +13,7 @@ from gridnode.simulation.datasets import load_dataset
 from gridnode.simulation.fleet import Fleet, Limits, Pace, Population, build_phones
 from gridnode.simulation.partition import Split, split_examples
 from gridnode.simulation.phone import Target
-from gridnode.simulation.report import as_json, draw_accuracy, live_view, summary, watch
+from gridnode.simulation.report import as_json, check_picture, draw_accuracy, live_view, summary, watch
 from gridnode.simulation.tally import Figures
 
 INTERRUPTED = 130
@@ -73,6 +73,8 @@ def simulate(
         gridnode simulate --model mnist --cycles 5 --output json > result.json
     """
     console = Console(stderr=output == "json")
+    if picture is not None:
+        check_picture(picture)
     examples = load_dataset(dataset, seed).training
     # Labels are asked for only where the split needs them: other targets need not be classes.
     labels = examples.labels if split == "dirichlet" else examples.positions

@@ -1,24 +1,48 @@
 """Where the worker processes of one pod keep their metrics, so that a scrape of any of them shows all.
 
-prometheus-client decides on import whether it works with several processes, so this module does not import it.
+prometheus-client decides when it is imported whether it works with several processes, so this module does not import it.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+_PREFIX = "gridnode-metrics-"
 
 
-def prepare_metrics_directory(directory: Path) -> None:
-    """Make an empty directory for metrics, and let this process and its children use it.
+@contextmanager
+def metrics_directory() -> Iterator[Path]:
+    """Make a directory for metrics that this process and its children use, and delete it in the end.
 
-    Call it once per pod, in the process that starts the others, before anything imports prometheus-client. Files of
-    an earlier run are deleted: process ids repeat when a container restarts, and a new process would go on with the
-    numbers of a dead one. The directory must be one that nobody else uses.
+    Call it in the process that starts the others, before anything imports :mod:`gridnode.reporting.metrics`. The
+    directory is new: process ids repeat when a container restarts, and a new process would go on with the numbers of a
+    dead one.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    for stale in directory.glob("*.db"):
-        stale.unlink(missing_ok=True)
-    os.environ[_VARIABLE] = str(directory)
+    _delete_leftovers(Path(tempfile.gettempdir()))
+    with tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-") as directory:
+        os.environ[_VARIABLE] = directory
+        yield Path(directory)
+
+
+def _delete_leftovers(parent: Path) -> None:
+    """Delete the directories of processes that were killed."""
+    for directory in parent.glob(f"{_PREFIX}*-*"):
+        owner = directory.name.removeprefix(_PREFIX).partition("-")[0]
+        if owner.isdigit() and (int(owner) == os.getpid() or not _is_alive(int(owner))):
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def _is_alive(process_id: int) -> bool:
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

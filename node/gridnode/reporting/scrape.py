@@ -1,6 +1,6 @@
 """What a scrape of one worker process answers: the metrics of all worker processes of the pod together.
 
-For that, :func:`gridnode.reporting.metrics_directory.prepare_metrics_directory` has to run before prometheus-client is
+For that, :func:`gridnode.reporting.metrics_directory.metrics_directory` has to be entered before prometheus-client is
 imported; without it a process shows its own metrics only.
 """
 

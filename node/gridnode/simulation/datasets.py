@@ -99,7 +99,7 @@ def load_digits() -> Examples:
     try:
         from sklearn import datasets
     except ImportError:
-        raise InvalidDataset("the data set 'digits' needs scikit-learn: pip install scikit-learn") from None
+        raise InvalidDataset("the data set 'digits' needs scikit-learn: pip install 'gridnode[demo]'") from None
     digits = datasets.load_digits()
     pixels: NDArray[np.float32] = digits.images.astype(np.float32) / np.float32(16)
     inputs = enlarge(pixels, _SIDE).reshape(len(pixels), _SIDE * _SIDE)

@@ -19,6 +19,8 @@ Split = Literal["iid", "unequal", "dirichlet"]
 
 # Standard deviation of the logarithm of a shard's size: at 1.0 the largest of 20 shards is about 40 times the smallest.
 SIZE_SPREAD = 1.0
+# Long before this a split is as good as IID; near the end of the range of floats the draws overflow.
+HIGHEST_ALPHA = 1e6
 
 
 def split_examples(split: Split, labels: NDArray[np.int64], phones: int, *, alpha: float, seed: int) -> list[Indices]:
@@ -62,25 +64,16 @@ def split_dirichlet(labels: NDArray[np.int64], phones: int, alpha: float, seed: 
         alpha: concentration. 0.1: a phone knows one or two classes; 1: skewed; 100: close to IID.
     """
     _check(len(labels), phones)
-    if not (np.isfinite(alpha) and alpha > 0):
-        raise InvalidRequest(f"alpha is {alpha}; the Dirichlet concentration must be a number above 0.")
+    if not 0 < alpha <= HIGHEST_ALPHA:
+        raise InvalidRequest(f"alpha is {alpha}; it must be above 0 and at most {HIGHEST_ALPHA:g}.")
     rng = np.random.default_rng(seed)
     parts: list[list[Indices]] = [[] for _ in range(phones)]
     for label in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == label))
-        sizes = _apportion(_dirichlet(phones, alpha, rng), len(members))
+        sizes = _apportion(rng.dirichlet(np.full(phones, alpha)), len(members))
         for part, indices in zip(parts, np.split(members, np.cumsum(sizes)[:-1]), strict=True):
             part.append(indices)
     return _without_empty([np.concatenate(part) for part in parts])
-
-
-def _dirichlet(phones: int, alpha: float, rng: np.random.Generator) -> NDArray[np.float64]:
-    proportions = rng.dirichlet(np.full(phones, alpha))
-    # At a tiny alpha all gamma draws underflow to 0 and the quotient is NaN; the limit is one phone that has all.
-    if not np.isfinite(proportions).all():
-        proportions = np.zeros(phones)
-        proportions[rng.integers(phones)] = 1.0
-    return proportions
 
 
 def _apportion(proportions: NDArray[np.float64], total: int) -> NDArray[np.int64]:

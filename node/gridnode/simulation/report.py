@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -167,6 +169,18 @@ def accuracy_bar(accuracy: float | None) -> Text:
     return Text("█" * filled, style="green") + Text("░" * (_BAR_WIDTH - filled), style="bright_black")
 
 
+def check_picture(path: Path) -> None:
+    """Find out before a long run whether its picture can be drawn at its end.
+
+    Raises:
+        InvalidRequest: matplotlib is not installed, or the file can't be written.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise InvalidRequest("a picture needs matplotlib: pip install 'gridnode[demo]'")
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise InvalidRequest(f"the picture {path} can't be written: no such directory, or it is not yours to write.")
+
+
 def draw_accuracy(path: Path, cycles: Sequence[int], accuracies: Sequence[float], *, title: str, what: str) -> None:
     """Write a picture (PNG) of accuracy per cycle.
 
@@ -176,14 +190,11 @@ def draw_accuracy(path: Path, cycles: Sequence[int], accuracies: Sequence[float]
         what: which accuracy it is, for the axis label.
 
     Raises:
-        InvalidRequest: matplotlib is not installed, or the file can't be written.
+        InvalidRequest: the file can't be written.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import MaxNLocator, PercentFormatter
-    except ImportError:
-        raise InvalidRequest("a picture needs matplotlib: pip install matplotlib") from None
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
 
     # No pyplot: it keeps global state and may look for a display.
     figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")
