@@ -8,7 +8,8 @@ SHELL := /bin/bash
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Not compiled: half of the time goes into modules that are never imported.
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 KILLS ?= 200
 
 # The first that runs and is new enough: a name on the path may be a version switcher's that has nothing behind it.
@@ -16,7 +17,7 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
 	if "$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then command -v "$$name"; break; fi; \
 	done)
 
-.PHONY: help demo test test-unit test-integration test-chaos test-torch chaos bench lint format clean
+.PHONY: help demo test test-unit test-integration test-chaos test-torch test-cluster chaos bench lint format constraints clean
 
 help:  ## list the targets
 	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / { printf "make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,7 +28,7 @@ demo: $(VENV)/.demo  ## train a real model over simulated phones on this machine
 test: lint test-unit test-integration test-chaos  ## all that must pass: lint, types, imports, all tests
 
 test-unit: $(VENV)/.dev  ## unit tests: no database, seconds
-	@$(BIN)/python -m pytest -m "not integration and not chaos and not torch"
+	@$(BIN)/python -m pytest -m "not integration and not chaos and not torch and not cluster"
 
 test-integration: $(VENV)/.dev  ## tests on a real PostgreSQL, which starts by itself
 	@$(BIN)/python -m pytest -m "integration and not chaos"
@@ -37,6 +38,9 @@ test-chaos: $(VENV)/.dev  ## the short chaos test, about a minute
 
 chaos: $(VENV)/.dev  ## the long chaos test: KILLS=200 kills of nodes and database
 	@$(BIN)/python -m pytest -m chaos --chaos-kills=$(KILLS) --timeout=0 -s
+
+test-cluster: $(VENV)/.dev  ## tests on a real Kubernetes API server; builds it from Go modules on first use
+	@$(BIN)/python -m pytest -m cluster
 
 test-torch: $(VENV)/.torch  ## tests of TorchScript averaging plans; installs PyTorch, some 5 GB
 	@$(BIN)/python -m pytest -m torch
@@ -53,6 +57,14 @@ lint: $(VENV)/.dev  ## style, types, import directions
 format: $(VENV)/.dev  ## let ruff put the code in order
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
+
+constraints:  ## pin the newest versions of all dependencies in constraints.txt
+	@scratch=$$(mktemp -d); trap 'rm -rf "$$scratch"' EXIT; \
+	"$(PYTHON)" -m venv "$$scratch/venv"; \
+	"$$scratch/venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable '.[demo,dev,bench]'; \
+	{ echo '# Every version that is installed, made by `make constraints`.'; \
+	  "$$scratch/venv/bin/python" -m pip freeze --exclude-editable; } > "$$scratch/constraints.txt"; \
+	cp "$$scratch/constraints.txt" constraints.txt
 
 clean:  ## remove .venv, caches and build results
 	@rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .schemathesis

@@ -55,6 +55,7 @@ class Node:
         self._settings = settings
         self._draining = threading.Event()
         self._schema_checked = False
+        self._readiness = threading.Lock()
         self.database = Database(
             database_url,
             pool_size=settings.database_pool_size,
@@ -149,10 +150,12 @@ class Node:
         handlers = device_handlers(endpoints)
         if hosting is not None:
             handlers |= hosting_handlers(hosting)
+        # Checking an averaging plan may take minutes; nothing else that a device asks for does.
+        answer_seconds = None if hosting else 3 * settings.database_deadline
         largest = max(settings.body_limit, settings.hosting_limit if hosting else 0)
         return Listener(
             make_device_app(endpoints, SpeedTests(settings.speed_test_bytes), hosting),
-            WebSocketEndpoint(handlers, self._threads, limiter),
+            WebSocketEndpoint(handlers, self._threads, limiter, answer_seconds=answer_seconds),
             self._threads,
             limiter,
             BodyLimits(
@@ -162,6 +165,7 @@ class Node:
                 discarded=frozenset({SPEED_TEST_PATH}),
             ),
             settings.trusted_proxies,
+            answer_seconds,
         )
 
     def management_listener(self) -> Listener:
@@ -196,9 +200,14 @@ class Node:
             return "the node is shutting down"
         if not self._schema_checked:
             return "the node waits for its database"
-        if not self.database.is_writable():
-            return "the database is unavailable or read-only"
-        return None
+        # One check at a time: with a database that hangs, probes would otherwise take all threads, and the liveness
+        # probe with them.
+        if not self._readiness.acquire(blocking=False):
+            return "the database does not answer"
+        try:
+            return None if self.database.is_writable() else "the database is unavailable or read-only"
+        finally:
+            self._readiness.release()
 
     def _make_dispatcher(self) -> Dispatcher | None:
         settings = self._settings

@@ -33,6 +33,9 @@ MIB = 1024 * 1024
 _SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://\S+:[0-9]+")
 _SERVICE_LINK_NAME = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)$")
 
+# Read by the commands that manage a node, and set in the same shells and pods as its settings.
+_CLIENT_VARIABLES = frozenset({f"{PREFIX}MANAGEMENT_URL"})
+
 
 class InvalidSetting(GridNodeError):
     """A setting can't be used. The message names it, its value unless secret, and what is accepted."""
@@ -356,6 +359,7 @@ def _shown(spec: SettingSpec, value: object) -> str:
 def _warnings(environ: Mapping[str, str], specs: list[SettingSpec]) -> Iterator[str]:
     """One sentence for each variable that looks like a setting and is none."""
     known = {spec.variable for spec in specs} | {f"{spec.variable}_FILE" for spec in specs if spec.secret}
+    known |= _CLIENT_VARIABLES
     for variable in sorted(name for name in environ if name.startswith(PREFIX)):
         if _SERVICE_LINK.fullmatch(environ[variable]) or _SERVICE_LINK_NAME.search(variable):
             if variable in known:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -88,7 +89,8 @@ class MultipartForm:
         #: Called with the number of bytes that have just been handed over to be sent.
         self.sent: Callable[[int], None] = lambda count: None
         self._parts: list[bytes | Path] = []
-        for name, content in (*fields.items(), *files.items()):
+        contents: dict[str, bytes | Path] = {**fields, **files}
+        for name, content in contents.items():
             self._parts += [_part_header(boundary, name), content, b"\r\n"]
         self._parts.append(f"--{boundary}--\r\n".encode())
         self._length = sum(len(part) if isinstance(part, bytes) else part.stat().st_size for part in self._parts)
@@ -147,7 +149,7 @@ def _read_config(key: str, text: str) -> dict[str, Any]:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is a JavaScript number that JSON has not")
+    raise ValueError(f"{name} is no JSON number")
 
 
 def _named(option: str, values: Sequence[str]) -> dict[str, Path]:
@@ -182,17 +184,18 @@ def _check_is_new(node: ManagementClient, client_config: Mapping[str, Any]) -> N
     if node.processes(name, version):
         raise ManagementFailed(
             f"{name} {version} is hosted already: choose another --version, or delete it first with "
-            f"`gridnode processes delete {name} {version}`."
+            f"`gridnode processes delete {shlex.join([name, version])}`."
         )
 
 
 def _show(hosted: Mapping[str, Any], plans: int, *, averaging: bool) -> None:
     name, version = hosted["name"], hosted["version"]
     averaged = "an averaging plan" if averaging else "averaged by the node"
+    quoted = shlex.join([name, version])
     typer.echo(
         f"Hosted {name} {version} as process {hosted['process_id']}: a model, "
         f"{plans} training plan{'' if plans == 1 else 's'}, {averaged}.\n\n"
         "Next:\n"
-        f"  gridnode simulate --model {name} --version {version} --phones 10   train it with simulated phones\n"
-        f"  gridnode processes show {name} {version}   see how far it is"
+        f"  gridnode simulate --model {shlex.quote(name)} --version {shlex.quote(version)} --phones 10\n"
+        f"  gridnode processes show {quoted}"
     )

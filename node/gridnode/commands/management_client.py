@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Protocol
+from urllib.parse import urlsplit
 
 import requests
 import typer
@@ -77,6 +79,8 @@ class ManagementClient:
         self.url = url
         self._token = token
         self._http = requests.Session()
+        # A proxy for the rest of the world does not lead to this machine.
+        self._http.trust_env = not _is_loopback(url)
 
     @classmethod
     def open(cls, url: str | None, environ: Mapping[str, str] = os.environ) -> ManagementClient:
@@ -101,7 +105,7 @@ class ManagementClient:
         page = [{"id": 0}]
         while page:
             query = {"name": name, "version": version, "after": page[-1]["id"], "limit": _PAGE}
-            page = self._object("GET", "/processes", params=query)["processes"]
+            page = self._object("processes", "GET", "/processes", params=query)["processes"]
             found += page
             if len(page) < _PAGE:
                 break
@@ -123,20 +127,28 @@ class ManagementClient:
             raise ManagementFailed(f"{name} is hosted in several versions: say which of {versions}.")
         return found[0]
 
+    def newest(self, name: str) -> dict[str, Any]:
+        """The newest version of a process.
+
+        Raises:
+            ManagementFailed: there is none of this name.
+        """
+        found = self.processes(name)
+        return found[-1] if found else self.process(name, None)
+
     def act(self, process: Mapping[str, Any], action: str) -> dict[str, Any]:
         """Pause, resume or finish a process; gives the node's answer."""
-        return self._object("POST", f"/processes/{process['id']}/{action}")
+        return self._object(None, "POST", f"/processes/{process['id']}/{action}")
 
     def delete(self, process: Mapping[str, Any], *, force: bool) -> None:
         """Delete a process."""
-        self._object("DELETE", f"/processes/{process['id']}", params={"force": "true"} if force else {})
+        self._object("status", "DELETE", f"/processes/{process['id']}", params={"force": "true"} if force else {})
 
     def host(self, body: Body) -> dict[str, Any]:
         """Host a process from a form; gives ``process_id``, ``name`` and ``version``."""
         headers = {"Content-Type": body.content_type}
-        return self._object(
-            "POST", "/model-centric/host-training", data=body, headers=headers, answer_timeout=_HOSTING_TIMEOUT
-        )
+        path = "/model-centric/host-training"
+        return self._object("process_id", "POST", path, data=body, headers=headers, answer_timeout=_HOSTING_TIMEOUT)
 
     @contextlib.contextmanager
     def checkpoint(self, name: str, version: str, checkpoint: str) -> Iterator[Download]:
@@ -154,13 +166,14 @@ class ManagementClient:
         except requests.RequestException as error:
             raise ManagementFailed(f"the connection to {self.url} broke off: {error}") from None
 
-    def _object(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+    def _object(self, key: str | None, method: str, path: str, **options: Any) -> dict[str, Any]:
+        """The JSON object that is answered; it must have ``key``, by which a node is told from other servers."""
         response = self._request(method, path, **options)
         try:
             answer = response.json()
         except ValueError:
             answer = None
-        if not isinstance(answer, dict):
+        if not isinstance(answer, dict) or (key is not None and key not in answer):
             raise ManagementFailed(f"what answers at {self.url} is no GridNode: {response.text[:200]!r}")
         return answer
 
@@ -193,11 +206,14 @@ class ManagementClient:
     def _no_answer(self, error: requests.RequestException) -> str:
         cause = getattr(error.args[0] if error.args else None, "reason", None)
         if isinstance(error, requests.ConnectTimeout) or isinstance(cause, NewConnectionError):
-            reason = str(cause).rpartition(": ")[2].partition("] ")[2] or "no connection"
+            reason = getattr(cause, "__cause__", None) or getattr(cause, "__context__", None)
+            because = reason.strerror if isinstance(reason, OSError) and reason.strerror else "no connection"
             return (
-                f"nothing answers at {self.url} ({reason.lower()}). Is the node running? Start one with "
+                f"nothing answers at {self.url} ({because.lower()}). Is the node running? Start one with "
                 f"`gridnode serve`, or say where it is with --management-url or {URL_VARIABLE}."
             )
+        if isinstance(error, requests.exceptions.SSLError):
+            return f"no TLS with {self.url}: {cause or error}. A node itself speaks http; TLS is its ingress's."
         if isinstance(error, requests.Timeout):
             return f"the node at {self.url} did not answer in time. Its log says what it is doing."
         return f"the connection to {self.url} broke off: {error}"
@@ -214,6 +230,8 @@ class ManagementClient:
                 f"{self.url} has no management: is it the address for phones? Management has a port of its own, "
                 "5050 where nothing else was set."
             )
+        if response.status_code == 413:
+            return f"{reason}. Its operator can raise GRIDNODE_HOSTING_LIMIT."
         if response.status_code == 503:
             return f"{reason} (try again in {response.headers.get('Retry-After', '5')} s)"
         if response.status_code >= 500:
@@ -224,6 +242,14 @@ class ManagementClient:
         if self._token is not None:
             return f"The token that {_TOKEN_VARIABLE} or {_TOKEN_VARIABLE}_FILE gave is not the one of {self.url}."
         return f"Set {_TOKEN_VARIABLE} to the node's token, or {_TOKEN_VARIABLE}_FILE to a file that holds it."
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,15 +9,10 @@ from contextlib import contextmanager
 import typer
 
 from gridnode.commands.setting_flags import with_settings
-from gridnode.errors import GridNodeError
 from gridnode.reporting.metrics_directory import metrics_directory
-from gridnode.settings import Settings
+from gridnode.settings import Settings, check_listeners
 
 log = logging.getLogger(__name__)
-
-
-class UnsafeSetting(GridNodeError):
-    """Settings that would let strangers manage the node."""
 
 
 @with_settings()
@@ -36,7 +30,7 @@ def serve(settings: Settings) -> None:
 
         gridnode serve --legacy-hosting --device-port 5000
     """
-    _check_management_is_protected(settings)
+    check_listeners(settings)
     with _database(settings) as url, metrics_directory():
         # Only now: prometheus-client looks for the directory when it is imported.
         from gridnode.serving.supervisor import Supervisor, bind
@@ -75,17 +69,3 @@ def _database(settings: Settings) -> Iterator[str]:
         log.info("using an embedded PostgreSQL", extra={"data_dir": str(settings.data_dir)})
         upgrade(embedded.url)
         yield embedded.url
-
-
-def _check_management_is_protected(settings: Settings) -> None:
-    if settings.management_token is not None:
-        return
-    try:
-        loopback = ipaddress.ip_address(settings.management_host).is_loopback
-    except ValueError:
-        loopback = settings.management_host == "localhost"
-    if not loopback:
-        raise UnsafeSetting(
-            f"GRIDNODE_MANAGEMENT_HOST is {settings.management_host} but GRIDNODE_MANAGEMENT_TOKEN is not set: "
-            "anybody who reaches the port could manage this node. Set a token, or listen on 127.0.0.1."
-        )

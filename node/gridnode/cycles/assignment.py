@@ -111,7 +111,8 @@ def _why_nobody_is_accepted(
     if state in ("paused", "failed"):
         # Somebody has to act first; a minute is soon enough and costs little.
         return Rejected(RejectionReason(state), timeout_seconds([now + timedelta(seconds=60)], now, generator))
-    return Rejected(RejectionReason.AVERAGING, timeout_seconds([now + timedelta(seconds=1)], now, generator))
+    # Most averaging takes a fraction of a second, and the fleet idles until it is asked back.
+    return Rejected(RejectionReason.AVERAGING, timeout_seconds([now + timedelta(seconds=1)], now, generator, spread=2))
 
 
 def _without_past_participants(

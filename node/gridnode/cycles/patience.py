@@ -12,7 +12,9 @@ LONGEST = 86_400.0
 SPREAD = 5.0
 
 
-def timeout_seconds(worth_asking: list[datetime | None], now: datetime, generator: random.Random) -> int:
+def timeout_seconds(
+    worth_asking: list[datetime | None], now: datetime, generator: random.Random, spread: float = SPREAD
+) -> int:
     """Seconds until it is worth asking again: the earliest of the given moments, plus jitter.
 
     Args:
@@ -20,11 +22,12 @@ def timeout_seconds(worth_asking: list[datetime | None], now: datetime, generato
             None and what is past are left out; with nothing left, a device is asked back within a minute.
         now: The present moment.
         generator: Source of the jitter.
+        spread: Seconds of jitter at the least.
     """
     waits = [(moment - now).total_seconds() for moment in worth_asking if moment is not None]
-    base = min((wait for wait in waits if wait > 0), default=SPREAD)
+    base = min((wait for wait in waits if wait > 0), default=spread)
     base = min(base, LONGEST)
-    return math.ceil(base + generator.uniform(0, max(SPREAD, base / 4)))
+    return math.ceil(base + generator.uniform(0, max(spread, base / 4)))
 
 
 def expected_end(started: datetime, reports: int, wanted: int | None, now: datetime) -> datetime | None:

@@ -185,7 +185,10 @@ _COUNT = text(
     UPDATE cycles
     SET reports = reports + :reports, weight = weight + :weight, slots = slots + :late_workers,
         min_diffs_at = CASE WHEN min_diffs_at IS NULL AND reports + :reports >= min_diffs
-                       THEN CAST(:now AS timestamptz) ELSE min_diffs_at END
+                       THEN CAST(:now AS timestamptz) ELSE min_diffs_at END,
+        -- At the last report at once, not at the next sweep: whoever is accepted after it would train for nothing.
+        state = CASE WHEN reports + :reports >= max_diffs THEN 'averaging' ELSE state END,
+        averaging_at = CASE WHEN reports + :reports >= max_diffs THEN CAST(:now AS timestamptz) END
     WHERE id = :cycle AND state = 'open' AND (max_diffs IS NULL OR reports + :reports <= max_diffs)
     RETURNING reports
     """

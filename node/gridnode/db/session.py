@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+#: Seconds without trouble after which the next trouble is logged again.
+_LOG_INTERVAL = 5.0
+
 # SQLSTATE classes and codes after which the same transaction may succeed on another connection or a moment later:
 # connection exceptions, insufficient resources, operator intervention (restart, failover), serialization failure,
 # deadlock, lock timeout, and read-only, which Aurora answers for a second after a failover.
@@ -84,11 +87,16 @@ class Database:
                     # The pool still points at the old writer: leave it at once instead of one connection at a time.
                     self.engine.dispose()
                 if not idempotent or time.monotonic() + pause > limit:
-                    log.warning("database unavailable", extra={"reason": reason_of(error)})
-                    self._unavailable_until = time.monotonic() + 1
+                    self._note_unavailable(error)
                     raise _unavailable() from error
                 time.sleep(pause)
                 pause = min(pause * 2, 0.5)
+
+    def _note_unavailable(self, error: Exception) -> None:
+        now = time.monotonic()
+        if now - self._unavailable_until > _LOG_INTERVAL:
+            log.warning("database unavailable", extra={"reason": reason_of(error)})
+        self._unavailable_until = now + 1
 
     def is_writable(self) -> bool:
         """Whether the database answers now and accepts writes."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from gridnode.plans.plan import InvalidPlan, parse_plan
 from gridnode.plans.tfjs import Untranslatable, translate_role
+from gridnode.plans.torchscript import check_archive
 from gridnode.protocol import syft_pb2
 
 _TFJS = "tfjs"
@@ -28,13 +29,17 @@ def plan_variants(data: bytes | memoryview) -> PlanVariants:
     """Make the variants of an uploaded plan.
 
     Raises:
-        InvalidPlan: not a plan, or one whose active operations are not PyTorch's.
+        InvalidPlan: not a plan, one whose active operations are not PyTorch's, or one that no device could run.
     """
     plan = parse_plan(data)
     if plan.base_framework not in ("", "torch"):
         raise InvalidPlan(
             f"the active operations of plan {plan.name!r} are for {plan.base_framework!r}, expected are those for torch"
         )
+    if plan.torchscript:
+        check_archive(plan.torchscript)
+    elif not plan.has_operations:
+        raise InvalidPlan(f"plan {plan.name!r} has neither operations nor TorchScript: no device could run it")
     tfjs, refusal = _tfjs_variant(plan.message)
     return PlanVariants(_list_variant(plan.message), _torchscript_variant(plan.message), tfjs, refusal)
 

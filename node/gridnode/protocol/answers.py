@@ -26,6 +26,7 @@ _STATUS: dict[type[GridNodeError], int] = {
     Unavailable: 503,
 }
 
+DATABASE_SILENT = "the database does not answer, try again in a moment"
 INTERNAL = "the node failed to handle this request; its log has the details under the request id"
 
 

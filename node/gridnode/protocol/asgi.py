@@ -20,7 +20,7 @@ from wsgiref.types import WSGIApplication
 
 from gridnode.errors import GridNodeError, InvalidRequest, TooLarge, Unavailable
 from gridnode.logs import request_scope
-from gridnode.protocol.answers import error_answer
+from gridnode.protocol.answers import DATABASE_SILENT, error_answer
 from gridnode.reporting import metrics
 from gridnode.security.limits import AddressLimiter, Network, client_address
 
@@ -38,6 +38,7 @@ ENDPOINT = "gridnode.endpoint"
 #: environ key set by the Flask application when its answer is to be sent chunk by chunk.
 STREAM = "gridnode.stream"
 
+_SMALL_BODY = 64 * 1024
 _CORS = [(b"access-control-allow-origin", b"*")]
 
 
@@ -61,7 +62,17 @@ class BodyLimits:
 
 
 class Listener:
-    """An ASGI application for one port: HTTP to a Flask application in a thread, WebSocket to its own handler."""
+    """An ASGI application for one port: HTTP to a Flask application in a thread, WebSocket to its own handler.
+
+    Args:
+        wsgi: The Flask application.
+        websocket: Serves WebSocket connections.
+        executor: Where the Flask application runs.
+        limiter: Requests per client address.
+        bodies: Bounds on request bodies.
+        trusted_proxies: Whose X-Forwarded-For is believed.
+        answer_seconds: Seconds after which an answer is given up with 503; None waits.
+    """
 
     def __init__(
         self,
@@ -71,6 +82,7 @@ class Listener:
         limiter: AddressLimiter,
         bodies: BodyLimits,
         trusted_proxies: tuple[Network, ...] = (),
+        answer_seconds: float | None = None,
     ) -> None:
         self._wsgi = wsgi
         self._websocket = websocket
@@ -78,6 +90,7 @@ class Listener:
         self._limiter = limiter
         self._bodies = bodies
         self._trusted_proxies = trusted_proxies
+        self._answer_seconds = answer_seconds
         self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -114,8 +127,8 @@ class Listener:
     async def _read_body(self, scope: Scope, receive: Receive, exchange: _Exchange) -> bytes:
         limits = self._bodies
         keep = scope["path"] not in limits.discarded
-        declared = _declared_length(scope)
-        self._reserve(declared, exchange, keep=keep)
+        if _declared_length(scope) > limits.largest:
+            raise self._too_large()
         parts: list[bytes] = []
         try:
             async with asyncio.timeout(limits.seconds):
@@ -135,24 +148,32 @@ class Listener:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _reserve(self, size: int, exchange: _Exchange, *, keep: bool) -> None:
-        """Count a body of ``size`` bytes, declared or received, against the limits.
+        """Count the ``size`` bytes of a body that have arrived so far against the limits.
 
-        The declared length is counted at once, so that many bodies can't be begun and then outgrow the memory together.
+        What is only declared costs its sender nothing, so it isn't counted; and small bodies always pass, so that
+        phones can authenticate whatever large bodies are on their way.
         """
         if size > self._bodies.largest:
-            raise TooLarge(f"the body is larger than {self._bodies.largest} bytes, which is the most this node accepts")
-        if not keep or size <= exchange.held:
+            raise self._too_large()
+        if not keep or size <= _SMALL_BODY:
             return
         if self._held + size - exchange.held > self._bodies.in_memory:
             raise Unavailable("the node is busy with other large bodies, try again in a moment", retry_after=1)
         self._held += size - exchange.held
         exchange.held = size
 
+    def _too_large(self) -> TooLarge:
+        return TooLarge(f"the body is larger than {self._bodies.largest} bytes, which is the most this node accepts")
+
     async def _answer(self, scope: Scope, body: bytes, exchange: _Exchange, send: Send) -> None:
         environ = _environ(scope, body)
         loop = asyncio.get_running_loop()
         try:
-            chunks = await loop.run_in_executor(self._executor, self._run, environ, exchange)
+            async with asyncio.timeout(self._answer_seconds):
+                chunks = await loop.run_in_executor(self._executor, self._run, environ, exchange)
+        except TimeoutError:
+            # The thread is still stuck in a database that takes bytes and gives none; what it does later is harmless.
+            raise Unavailable(DATABASE_SILENT, retry_after=5) from None
         finally:
             exchange.endpoint = environ.get(ENDPOINT, "other")
         headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in exchange.headers]

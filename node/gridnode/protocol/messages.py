@@ -14,7 +14,8 @@ from msgspec import Meta, Struct
 
 from gridnode.errors import InvalidRequest
 
-Text = Annotated[str, Meta(max_length=1024)]
+#: PostgreSQL's text holds no NUL characters.
+Text = Annotated[str, Meta(max_length=1024, pattern=r"\A[^\x00]*\Z")]
 #: A speed in the client's unit; −1 is what clients send for a ping they have not measured.
 Speed = Annotated[float, Meta(ge=-1)]
 

@@ -18,7 +18,7 @@ import msgspec
 from gridnode.errors import GridNodeError, InvalidRequest, TooManyRequests
 from gridnode.logs import request_scope
 from gridnode.protocol import messages
-from gridnode.protocol.answers import INTERNAL, status_of
+from gridnode.protocol.answers import DATABASE_SILENT, INTERNAL, status_of
 from gridnode.protocol.asgi import Receive, Scope, Send
 from gridnode.protocol.device import DeviceEndpoints
 from gridnode.protocol.hosting import HostingEndpoints
@@ -35,6 +35,7 @@ Handler = Callable[[msgspec.Raw], Answer]
 CheckAccess = Callable[[Headers], object]
 
 HOST_TRAINING = "model-centric/host-training"
+AUTHENTICATE = "model-centric/authenticate"
 PING = "socket-ping"
 _ALIVE: Answer = {"alive": "True"}
 _CLOSE_POLICY_VIOLATION = 1008
@@ -51,9 +52,7 @@ def device_handlers(endpoints: DeviceEndpoints) -> dict[str, Handler]:
         return answer
 
     return {
-        "model-centric/authenticate": lambda data: endpoints.authenticate(
-            messages.decode(data, messages.AuthenticateRequest)
-        ),
+        AUTHENTICATE: lambda data: endpoints.authenticate(messages.decode(data, messages.AuthenticateRequest)),
         "model-centric/cycle-request": cycle_request,
         "model-centric/report": lambda data: endpoints.report(messages.decode(data, messages.ReportRequest)),
     }
@@ -75,11 +74,13 @@ class WebSocketEndpoint:
         executor: Executor,
         limiter: AddressLimiter,
         check_access: CheckAccess | None = None,
+        answer_seconds: float | None = None,
     ) -> None:
         self._handlers = handlers
         self._executor = executor
         self._limiter = limiter
         self._check_access = check_access
+        self._answer_seconds = answer_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()  # websocket.connect
@@ -116,9 +117,12 @@ class WebSocketEndpoint:
         loop = asyncio.get_running_loop()
         try:
             self._limiter.admit_request(address)
-            kind, status, answer = await loop.run_in_executor(self._executor, self._handle, content)
+            async with asyncio.timeout(self._answer_seconds):
+                kind, status, answer = await loop.run_in_executor(self._executor, self._handle, content)
         except TooManyRequests as error:
             kind, status, answer = "other", status_of(error), messages.encode({"error": error.message})
+        except TimeoutError:
+            kind, status, answer = "other", 503, messages.encode({"error": DATABASE_SILENT})
         metrics.observe_request(kind, "websocket", status, time.monotonic() - started, len(content), len(answer))
         return answer
 
@@ -136,6 +140,9 @@ class WebSocketEndpoint:
             if handler is None:
                 return "other", 400, messages.encode({"error": "unknown message type"} | echoed)
             status, data = _call(handler, envelope.data)
+            if envelope.type == AUTHENTICATE and status != 200:
+                # KotlinSyft's decoder requires a status, over WebSocket even of an error.
+                data = {"status": "rejected"} | data
             answer = {"type": envelope.type, "data": data}
             return envelope.type.rpartition("/")[2], status, messages.encode(answer | echoed)
 

@@ -1,6 +1,6 @@
 """Where the worker processes of one pod keep their metrics, so that a scrape of any of them shows all.
 
-prometheus-client decides when it is imported whether it works with several processes, so this module does not import it.
+prometheus-client decides when it is imported whether it works with several processes, so it is not imported here.
 """
 
 from __future__ import annotations
