@@ -1,0 +1,54 @@
+"""Fixtures for all tests. A test that needs PostgreSQL asks for ``database_url`` and is marked ``integration``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.postgres import PostgresForTests
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--chaos-kills", type=int, default=20, help="how many processes a chaos test kills (make chaos: 200)"
+    )
+
+
+@pytest.fixture(scope="session")
+def chaos_kills(request: pytest.FixtureRequest) -> int:
+    """How many processes a chaos test kills."""
+    kills: int = request.config.getoption("--chaos-kills")
+    return kills
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresForTests]:
+    """A PostgreSQL server for the whole session; quick, not durable."""
+    server = PostgresForTests(tmp_path_factory.mktemp("postgres"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def database_url(postgres: PostgresForTests) -> Iterator[str]:
+    """A fresh, migrated database (SQLAlchemy URL)."""
+    with postgres.database() as url:
+        yield url
+
+
+@pytest.fixture
+def empty_database_url(postgres: PostgresForTests) -> Iterator[str]:
+    """A fresh database that nothing has been migrated in (SQLAlchemy URL)."""
+    with postgres.database(migrated=False) as url:
+        yield url
+
+
+@pytest.fixture
+def durable_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresForTests]:
+    """A PostgreSQL server of this test alone, whose commits survive crashes."""
+    server = PostgresForTests(tmp_path_factory.mktemp("durable-postgres"), durable=True)
+    server.start()
+    yield server
+    server.stop()
