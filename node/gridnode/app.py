@@ -151,7 +151,7 @@ class Node:
         if hosting is not None:
             handlers |= hosting_handlers(hosting)
         # Checking an averaging plan may take minutes; nothing else that a device asks for does.
-        answer_seconds = None if hosting else 3 * settings.database_deadline
+        answer_seconds = None if hosting else 2 * settings.database_deadline
         largest = max(settings.body_limit, settings.hosting_limit if hosting else 0)
         return Listener(
             make_device_app(endpoints, SpeedTests(settings.speed_test_bytes), hosting),

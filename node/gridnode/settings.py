@@ -99,7 +99,11 @@ class Settings:
         None, "Bearer token that management requests must carry. Not set: only loopback may manage.",
         kinds.text("at least 16 printable characters", minimum=16), secret=True,
     )  # fmt: skip
-    worker_processes: int = _setting(2, "Processes that serve requests.", kinds.whole("processes", 1, 256))
+    worker_processes: int = _setting(
+        1,
+        "Processes that serve requests. One for about every two cores: more commit smaller groups.",
+        kinds.whole("processes", 1, 256),
+    )
     threads_per_process: int = _setting(
         16, "Threads in each worker process that handle requests.", kinds.whole("threads", 1, 1024)
     )
