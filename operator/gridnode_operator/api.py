@@ -1,0 +1,599 @@
+"""GridNode, the custom resource: its spec and status as types. crds/ is generated from them (:mod:`.crd`).
+
+Each field's description is what ``kubectl explain`` shows; the API server enforces the bounds and defaults given here.
+Constraints of a value that may be absent stand on its inner type: msgspec applies them to the value alone.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from gridnode_operator.kubernetes_types import (
+    Affinity,
+    Annotations,
+    EnvironmentVariable,
+    Labels,
+    NetworkPolicyPeer,
+    Quantities,
+    Toleration,
+    TopologySpreadConstraint,
+    Volume,
+    VolumeMount,
+)
+
+GROUP: Final = "gridnode.io"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+KIND: Final = "GridNode"
+PLURAL: Final = "gridnodes"
+SINGULAR: Final = "gridnode"
+SHORT_NAME: Final = "gn"
+
+#: Kept on the resource until its schema has been dropped or given up, by reclaimPolicy.
+FINALIZER: Final = f"{GROUP}/database"
+#: Its value, any text, asks for a new database password whenever it changes; same as spec.database.rotate.
+ROTATE_ANNOTATION: Final = f"{GROUP}/rotate"
+#: On the pods: changes when a Secret that they read does, so that they restart.
+SECRETS_HASH_ANNOTATION: Final = f"{GROUP}/secrets-hash"
+#: On the migration Job: what its pods are made from. One that failed is replaced when this would be another.
+TEMPLATE_HASH_ANNOTATION: Final = f"{GROUP}/template-hash"
+
+#: Variables of the node that the operator sets from the spec; podTemplate.env can't set them.
+MANAGED_VARIABLES: Final = (
+    "GRIDNODE_BODY_LIMIT",
+    "GRIDNODE_CONNECTION_LIMIT",
+    "GRIDNODE_CONNECTION_LIMIT_PER_ADDRESS",
+    "GRIDNODE_DATABASE_IAM_AUTHENTICATION",
+    "GRIDNODE_DATABASE_POOL_SIZE",
+    "GRIDNODE_DATABASE_SCHEMA",
+    "GRIDNODE_DATABASE_URL",
+    "GRIDNODE_DATABASE_URL_FILE",
+    "GRIDNODE_DEVICE_PORT",
+    "GRIDNODE_DRAIN_TIMEOUT",
+    "GRIDNODE_HOST",
+    "GRIDNODE_LEGACY_HOSTING",
+    "GRIDNODE_LOG_FORMAT",
+    "GRIDNODE_MANAGEMENT_HOST",
+    "GRIDNODE_MANAGEMENT_PORT",
+    "GRIDNODE_MANAGEMENT_TOKEN",
+    "GRIDNODE_MANAGEMENT_TOKEN_FILE",
+    "GRIDNODE_MASTER_KEY",
+    "GRIDNODE_MASTER_KEY_FILE",
+    "GRIDNODE_MASTER_URL",
+    "GRIDNODE_NODE_ID",
+    "GRIDNODE_REQUEST_RATE_PER_ADDRESS",
+    "GRIDNODE_TRUSTED_PROXIES",
+    "GRIDNODE_WORKER_PROCESSES",
+)
+#: The operator's own volume in the pods.
+SCRATCH_VOLUME: Final = "gridnode-tmp"
+
+Text = Annotated[str, Meta(min_length=1, max_length=253)]
+#: Printable, without spaces or line breaks.
+ImageName = Annotated[str, Meta(min_length=1, max_length=1024, pattern=r"^[!-~]+$")]
+_SUBDOMAIN: Final = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
+Host = Annotated[str, Meta(min_length=1, max_length=253, pattern=rf"^(\*\.)?{_SUBDOMAIN}$")]
+ObjectName = Annotated[str, Meta(min_length=1, max_length=253, pattern=rf"^{_SUBDOMAIN}$")]
+SecretKeyName = Annotated[str, Meta(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
+Url = Annotated[str, Meta(max_length=2048, pattern=r"^https?://[!-~]+$")]
+#: At most 63, for PostgreSQL cuts longer names without an error.
+SchemaName = Annotated[str, Meta(min_length=1, max_length=63, pattern=r"^[a-z_][-a-z0-9_]*$")]
+Network = Annotated[str, Meta(min_length=1, max_length=49, pattern=r"^[0-9a-fA-F:.]+(/[0-9]{1,3})?$")]
+Pods = Annotated[int, Meta(ge=0, le=100)]
+PodsAtLeastOne = Annotated[int, Meta(ge=1, le=100)]
+
+
+class SecretKey(Struct, rename="camel", frozen=True):
+    """A key of a Secret."""
+
+    name: Annotated[ObjectName, Meta(description="Name of the Secret.")]
+    key: Annotated[SecretKeyName, Meta(description="Key within it.")]
+
+
+class Autoscaling(Struct, rename="camel", frozen=True):
+    """Bounds of a HorizontalPodAutoscaler on CPU."""
+
+    max_replicas: Annotated[PodsAtLeastOne, Meta(description="Pods at most.")]
+    min_replicas: Annotated[PodsAtLeastOne, Meta(description="Pods at least.")] = 1
+    target_cpu_utilization_percentage: Annotated[
+        int, Meta(ge=1, le=100, description="Mean CPU use, in percent of the request, that the autoscaler aims at.")
+    ] = 70
+
+
+class Database(Struct, rename="camel", frozen=True):
+    """The node's schema and login role on the shared PostgreSQL server."""
+
+    admin_secret_ref: Annotated[
+        SecretKey | None,
+        Meta(
+            description="URL of an administrator's login, in a Secret of the operator's namespace. "
+            "The operator's default server if absent."
+        ),
+    ] = None
+    schema: Annotated[
+        SchemaName | None,
+        Meta(
+            description="Name of the schema, derived from namespace and name if absent. Can't be changed. "
+            "Naming the schema of a deleted GridNode adopts its models.",
+        ),
+    ] = None
+    reclaim_policy: Annotated[
+        Literal["Retain", "Delete"],
+        Meta(description="What becomes of the schema and all models in it when the GridNode is deleted."),
+    ] = "Retain"
+    pool_size: Annotated[
+        int, Meta(ge=1, le=100, description="Database connections that each worker process keeps at most.")
+    ] = 4
+    tls_mode: Annotated[
+        Literal["disable", "prefer", "require", "verify-ca", "verify-full"] | None,
+        Meta(description="sslmode of the node's connections; that of the administrator's URL if absent."),
+    ] = None
+    iam_authentication: Annotated[
+        bool,
+        Meta(
+            description="Log in with AWS IAM tokens instead of a password. "
+            "podTemplate.serviceAccountName then names an account with the AWS role."
+        ),
+    ] = False
+    rotate: Annotated[
+        Annotated[str, Meta(max_length=253)] | None,
+        Meta(description="Any text; changing it replaces the node's database password without downtime."),
+    ] = None
+
+
+class Master(Struct, rename="camel", frozen=True):
+    """The master node that progress is reported to."""
+
+    url: Annotated[Url | None, Meta(description="Its base URL; the operator's default if absent.")] = None
+    key_secret_ref: Annotated[
+        SecretKey | None,
+        Meta(description="The key that the node shows to it. The operator's, for the operator's default, if absent."),
+    ] = None
+
+
+class ServiceExposure(Struct, rename="camel", frozen=True):
+    """The Service that phones reach, directly or through an Ingress or route."""
+
+    type: Annotated[
+        Literal["ClusterIP", "NodePort", "LoadBalancer"], Meta(description="Type of the device Service.")
+    ] = "ClusterIP"
+    port: Annotated[
+        int, Meta(ge=1, le=65535, description="Port of the device Service. Clients of 2020 expect 5000.")
+    ] = 5000
+    annotations: Annotated[Annotations, Meta(description="Annotations of the device Service.")] = field(
+        default_factory=dict
+    )
+
+
+class IngressExposure(Struct, rename="camel", frozen=True):
+    """An Ingress for the device Service. Clients drop base paths, so each node needs a host of its own."""
+
+    host: Annotated[Host, Meta(description="Host name of this node.")]
+    class_name: Annotated[
+        ObjectName | None, Meta(description="ingressClassName; the cluster's default class if absent.")
+    ] = None
+    tls_secret_name: Annotated[
+        ObjectName | None, Meta(description="Secret with the certificate; plain HTTP if absent.")
+    ] = None
+    annotations: Annotated[Annotations, Meta(description="Annotations of the Ingress.")] = field(default_factory=dict)
+
+
+class ParentRef(Struct, rename="camel", frozen=True):
+    """A Gateway that an HTTPRoute attaches to."""
+
+    name: Annotated[ObjectName, Meta(description="Name of the Gateway.")]
+    namespace: Annotated[ObjectName | None, Meta(description="Its namespace; the GridNode's if absent.")] = None
+    section_name: Annotated[
+        ObjectName | None,
+        Meta(description="Its listener; all if absent. Named https…, it makes the URL in status https."),
+    ] = None
+
+
+class RouteExposure(Struct, rename="camel", frozen=True):
+    """A Gateway API HTTPRoute for the device Service."""
+
+    parent_refs: Annotated[list[ParentRef], Meta(min_length=1, max_length=8, description="Gateways to attach to.")]
+    hostnames: Annotated[list[Host], Meta(min_length=1, max_length=16, description="Host names of this node.")]
+
+
+class Exposure(Struct, rename="camel", frozen=True):
+    """How phones reach the node."""
+
+    service: Annotated[ServiceExposure, Meta(description="The device Service.")] = field(
+        default_factory=ServiceExposure
+    )
+    ingress: Annotated[IngressExposure | None, Meta(description="An Ingress; excludes httpRoute.")] = None
+    http_route: Annotated[RouteExposure | None, Meta(description="An HTTPRoute; excludes ingress.")] = None
+
+
+class Limits(Struct, rename="camel", frozen=True):
+    """Bounds on what devices may do; the node's defaults where absent."""
+
+    body_bytes: Annotated[
+        Annotated[int, Meta(ge=1024, le=1 << 40)] | None, Meta(description="Bytes a device request's body may have.")
+    ] = None
+    connections: Annotated[
+        Annotated[int, Meta(ge=1, le=1_000_000)] | None, Meta(description="Open connections per worker process.")
+    ] = None
+    connections_per_address: Annotated[
+        Annotated[int, Meta(ge=0, le=1_000_000)] | None,
+        Meta(description="Open connections from one address per worker process; 0 is no limit."),
+    ] = None
+    requests_per_second_per_address: Annotated[
+        Annotated[int, Meta(ge=0, le=1_000_000)] | None,
+        Meta(description="Requests per second from one address per worker process; 0 is no limit."),
+    ] = None
+    trusted_proxies: Annotated[
+        list[Network],
+        Meta(
+            max_length=64,
+            description="Networks whose X-Forwarded-For is believed, such as 10.0.0.0/8. "
+            "Without it all phones behind an Ingress or Gateway count as one address.",
+        ),
+    ] = field(default_factory=list)
+
+
+class Monitoring(Struct, rename="camel", frozen=True):
+    """A PodMonitor, where the cluster has the Prometheus operator's API."""
+
+    enabled: Annotated[bool, Meta(description="Whether Prometheus should scrape the pods.")] = False
+    interval: Annotated[
+        str, Meta(pattern=r"^[1-9][0-9]*(ms|s|m)$", max_length=10, description="Time between scrapes.")
+    ] = "30s"
+    labels: Annotated[Labels, Meta(description="Labels by which a Prometheus selects the PodMonitor.")] = field(
+        default_factory=dict
+    )
+
+
+class NetworkPolicy(Struct, rename="camel", frozen=True):
+    """Who may reach the pods: devices from anywhere, management only from the places named."""
+
+    enabled: Annotated[bool, Meta(description="Whether a NetworkPolicy is made.")] = False
+    management_from: Annotated[
+        list[NetworkPolicyPeer],
+        Meta(
+            max_length=16,
+            description="Who may reach the management port beside the operator; Prometheus, for instance.",
+        ),
+    ] = field(default_factory=list)
+
+
+class DisruptionBudget(Struct, rename="camel", frozen=True):
+    """A PodDisruptionBudget; exactly one of the two."""
+
+    min_available: Annotated[Pods | None, Meta(description="Pods that must stay.")] = None
+    max_unavailable: Annotated[Pods | None, Meta(description="Pods that may be away.")] = None
+
+
+class PodTemplate(Struct, rename="camel", frozen=True):
+    """What is passed on to the pods."""
+
+    labels: Annotated[Labels, Meta(description="Labels added to the pods; the operator's own are kept.")] = field(
+        default_factory=dict
+    )
+    annotations: Annotated[Annotations, Meta(description="Annotations added to the pods.")] = field(
+        default_factory=dict
+    )
+    node_selector: Annotated[Labels, Meta(description="Labels of the machines that pods may run on.")] = field(
+        default_factory=dict
+    )
+    tolerations: Annotated[list[Toleration], Meta(max_length=64, description="Taints that pods tolerate.")] = field(
+        default_factory=list
+    )
+    affinity: Annotated[Affinity | None, Meta(description="Affinity of the pods.")] = None
+    topology_spread_constraints: Annotated[
+        list[TopologySpreadConstraint], Meta(max_length=16, description="How pods are spread over machines and zones.")
+    ] = field(default_factory=list)
+    priority_class_name: Annotated[ObjectName | None, Meta(description="PriorityClass of the pods.")] = None
+    service_account_name: Annotated[
+        ObjectName | None, Meta(description="An existing ServiceAccount; one without rights, made for it, if absent.")
+    ] = None
+    env: Annotated[
+        list[EnvironmentVariable],
+        Meta(
+            max_length=128,
+            description="Further environment variables of the node: settings that the spec has no field for.",
+            extra_json_schema={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        ),
+    ] = field(default_factory=list)
+    volumes: Annotated[
+        list[Volume],
+        Meta(
+            max_length=64,
+            description="Further volumes of the pods.",
+            extra_json_schema={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        ),
+    ] = field(default_factory=list)
+    volume_mounts: Annotated[
+        list[VolumeMount],
+        Meta(
+            max_length=64,
+            description="Where the node mounts them.",
+            extra_json_schema={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["mountPath"]},
+        ),
+    ] = field(default_factory=list)
+
+
+class Resources(Struct, rename="camel", frozen=True):
+    """CPU and memory of each pod."""
+
+    requests: Annotated[Quantities, Meta(description="What is reserved.")] = field(
+        default_factory=lambda: {"cpu": "100m", "memory": "256Mi"}
+    )
+    limits: Annotated[Quantities, Meta(description="What is allowed at most.")] = field(default_factory=dict)
+
+
+class GridNodeSpec(Struct, rename="camel", frozen=True):
+    """A federated-learning server for the phones of one app."""
+
+    image: Annotated[ImageName | None, Meta(description="Image of the node; the operator's default if absent.")] = None
+    image_pull_policy: Annotated[
+        Literal["Always", "IfNotPresent", "Never"], Meta(description="When the image is pulled.")
+    ] = "IfNotPresent"
+    image_pull_secrets: Annotated[
+        list[ObjectName], Meta(max_length=16, description="Names of Secrets for pulling the image.")
+    ] = field(default_factory=list)
+    replicas: Annotated[Pods, Meta(description="Pods. Leave it out with autoscaling.")] = 1
+    autoscaling: Annotated[Autoscaling | None, Meta(description="Scale on CPU use. Excludes replicas.")] = None
+    resources: Annotated[Resources, Meta(description="CPU and memory of each pod.")] = field(default_factory=Resources)
+    processes_per_pod: Annotated[int, Meta(ge=1, le=64, description="Worker processes in each pod.")] = 2
+    drain_timeout_seconds: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=3600,
+            description="Seconds that running requests get to end before a pod stops. "
+            "Slow phones need minutes for large models.",
+        ),
+    ] = 30
+    database: Annotated[Database, Meta(description="Schema and login role on the shared server.")] = field(
+        default_factory=Database
+    )
+    master: Annotated[Master, Meta(description="Where progress is reported.")] = field(default_factory=Master)
+    management_token_secret_ref: Annotated[
+        SecretKey | None,
+        Meta(description="Token of the management port, in the GridNode's namespace; generated if absent."),
+    ] = None
+    exposure: Annotated[Exposure, Meta(description="How phones reach the node.")] = field(default_factory=Exposure)
+    limits: Annotated[Limits, Meta(description="Bounds on what devices may do.")] = field(default_factory=Limits)
+    legacy_hosting: Annotated[
+        bool, Meta(description="Let notebooks of 2020 host models through the device port, without a token.")
+    ] = False
+    monitoring: Annotated[Monitoring, Meta(description="Scraping by the Prometheus operator.")] = field(
+        default_factory=Monitoring
+    )
+    network_policy: Annotated[NetworkPolicy, Meta(description="Who may reach the pods.")] = field(
+        default_factory=NetworkPolicy
+    )
+    disruption_budget: Annotated[DisruptionBudget | None, Meta(description="Pods that evictions must leave.")] = None
+    pod_template: Annotated[PodTemplate, Meta(description="What is passed on to the pods.")] = field(
+        default_factory=PodTemplate
+    )
+    paused: Annotated[bool, Meta(description="Leave everything as it is: the operator only reports the status.")] = (
+        False
+    )
+
+
+ConditionStatus = Literal["True", "False", "Unknown"]
+
+
+class Condition(Struct, rename="camel", frozen=True):
+    """One aspect of a GridNode's state."""
+
+    type: Annotated[str, Meta(max_length=63, description="Which aspect, such as Ready.")]
+    status: Annotated[ConditionStatus, Meta(description="Whether it holds.")]
+    reason: Annotated[str, Meta(max_length=128, description="Why, in one word for programs.")]
+    message: Annotated[str, Meta(max_length=8192, description="Why, and what to do, for people.")]
+    last_transition_time: Annotated[
+        str, Meta(description="When status changed last.", extra_json_schema={"format": "date-time"})
+    ]
+    observed_generation: Annotated[int, Meta(description="Generation of the spec that this is about.")]
+
+
+class ModelsStatus(Struct, rename="camel", frozen=True):
+    """The models that the node hosts."""
+
+    count: Annotated[int, Meta(description="Models hosted.")] = 0
+    active: Annotated[int, Meta(description="Models in training, paused ones included.")] = 0
+    finished: Annotated[int, Meta(description="Models that are trained to their end.")] = 0
+    failed: Annotated[int, Meta(description="Models whose averaging plan failed; their reports are kept.")] = 0
+    percent: Annotated[
+        int | None, Meta(description="Completed cycles in percent of all; absent where no model has a last cycle.")
+    ] = None
+    last_completed_cycle: Annotated[
+        int | None, Meta(description="Largest number of a completed cycle; absent before the first.")
+    ] = None
+
+
+class DatabaseStatus(Struct, rename="camel", frozen=True):
+    """Where the node's data is."""
+
+    schema: Annotated[str, Meta(description="Name of the schema; name it in another GridNode to adopt the models.")]
+
+
+class Display(Struct, rename="camel", frozen=True):
+    """Texts for the columns of kubectl get."""
+
+    replicas: Annotated[str, Meta(description="Ready of wanted pods, such as 2/3.")]
+    progress: Annotated[str | None, Meta(description="Progress over all models, such as 40%.")] = None
+
+
+class GridNodeStatus(Struct, rename="camel", frozen=True):
+    """What the operator has observed."""
+
+    conditions: Annotated[
+        list[Condition],
+        Meta(
+            description="Ready, DatabaseReady, Migrated, Available, Exposed, Progressing and Degraded.",
+            extra_json_schema={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+        ),
+    ] = field(default_factory=list)
+    observed_generation: Annotated[int | None, Meta(description="Generation of the spec that the status is about.")] = (
+        None
+    )
+    url: Annotated[str | None, Meta(description="Where phones reach the node.")] = None
+    image: Annotated[str | None, Meta(description="Image of the pods.")] = None
+    replicas: Annotated[int, Meta(description="Pods that there are.")] = 0
+    ready_replicas: Annotated[int, Meta(description="Pods that are ready.")] = 0
+    selector: Annotated[str | None, Meta(description="Label selector of the pods, for autoscalers.")] = None
+    schema_revision: Annotated[str | None, Meta(description="Revision of the node's database schema.")] = None
+    database: Annotated[DatabaseStatus | None, Meta(description="Where the node's data is.")] = None
+    models: Annotated[ModelsStatus | None, Meta(description="The models that the node hosts.")] = None
+    display: Annotated[Display | None, Meta(description="Texts for the columns of kubectl get.")] = None
+
+
+class InvalidSpec(Exception):
+    """A GridNode that the operator can't work with.
+
+    Attributes:
+        field: Path of the field, such as ``spec.database.schema``.
+        why: What is wrong with it.
+    """
+
+    def __init__(self, field: str, why: str) -> None:
+        super().__init__(f"{field}: {why}")
+        self.field = field
+        self.why = why
+
+
+class GridNode(Struct, frozen=True):
+    """A GridNode as it was read from the API server."""
+
+    namespace: str
+    name: str
+    uid: str
+    generation: int
+    labels: dict[str, str]
+    annotations: dict[str, str]
+    finalizers: tuple[str, ...]
+    deleted_at: datetime | None
+    spec: GridNodeSpec
+    status: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        """``namespace/name``."""
+        return f"{self.namespace}/{self.name}"
+
+    @property
+    def deleting(self) -> bool:
+        """Whether somebody has deleted it, so that only its finalizer keeps it."""
+        return self.deleted_at is not None
+
+    @property
+    def replicas(self) -> int | None:
+        """Pods wanted; None while an autoscaler decides."""
+        return self.spec.replicas if self.spec.autoscaling is None else None
+
+    @property
+    def connections(self) -> int:
+        """Database connections that its pods open at most, with the one pod more of a rolling restart."""
+        autoscaling = self.spec.autoscaling
+        pods = self.spec.replicas if autoscaling is None else autoscaling.max_replicas
+        return (pods + 1) * self.spec.processes_per_pod * self.spec.database.pool_size if pods else 0
+
+    @property
+    def rotation(self) -> str:
+        """Text whose change asks for a new database password; empty when none was ever asked for."""
+        wishes = (self.spec.database.rotate, self.annotations.get(ROTATE_ANNOTATION))
+        return "\n".join(wish or "" for wish in wishes).strip("\n")
+
+
+def parse(resource: Mapping[str, Any]) -> GridNode:
+    """A GridNode from the API server's JSON, or from a manifest that never saw one.
+
+    Raises:
+        InvalidSpec: the spec is not one; normally the API server has refused it before.
+    """
+    metadata = resource["metadata"]
+    spec = parse_spec(resource.get("spec") or {})
+    deleted_at = metadata.get("deletionTimestamp")
+    return GridNode(
+        namespace=metadata.get("namespace") or "default",
+        name=metadata["name"],
+        uid=metadata.get("uid") or "",
+        generation=int(metadata.get("generation") or 0),
+        labels=dict(metadata.get("labels") or {}),
+        annotations=dict(metadata.get("annotations") or {}),
+        finalizers=tuple(metadata.get("finalizers") or ()),
+        deleted_at=None if deleted_at is None else datetime.fromisoformat(deleted_at),
+        spec=spec,
+        status=dict(resource.get("status") or {}),
+    )
+
+
+def parse_spec(spec: Mapping[str, Any]) -> GridNodeSpec:
+    """The spec alone.
+
+    Raises:
+        InvalidSpec: names the first field that is wrong.
+    """
+    try:
+        parsed = msgspec.convert(_without_nulls(spec), GridNodeSpec)
+    except msgspec.ValidationError as error:
+        problem, _, path = str(error).partition(" - at ")
+        path = path.replace("`key` in ", "").strip("`").removeprefix("$").removesuffix("[...]")
+        raise InvalidSpec(f"spec{path}", problem) from None
+    for path, why in _broken_rules(parsed):
+        raise InvalidSpec(path, why)
+    return parsed
+
+
+def _without_nulls(value: Any) -> Any:
+    """As the API server reads it: a null is a field that is not there, and so gets its default."""
+    if isinstance(value, Mapping):
+        return {key: _without_nulls(entry) for key, entry in value.items() if entry is not None}
+    if isinstance(value, (list, tuple)):
+        return [_without_nulls(entry) for entry in value]
+    return value
+
+
+def _broken_rules(spec: GridNodeSpec) -> Iterator[tuple[str, str]]:
+    """What no single field's bounds say; the API server checks the same by the CEL rules of :mod:`.crd`."""
+    scaling, budget, template = spec.autoscaling, spec.disruption_budget, spec.pod_template
+    if scaling is not None and spec.replicas != 1:
+        yield "spec.replicas", "autoscaling decides how many pods there are: leave replicas out"
+    if scaling is not None and scaling.min_replicas > scaling.max_replicas:
+        yield "spec.autoscaling.minReplicas", "must not be greater than maxReplicas"
+    if _is_reserved_schema(spec.database.schema):
+        yield "spec.database.schema", "is a schema of PostgreSQL's own"
+    if spec.exposure.ingress is not None and spec.exposure.http_route is not None:
+        yield "spec.exposure", "ingress and httpRoute exclude each other"
+    if budget is not None and (budget.min_available is None) == (budget.max_unavailable is None):
+        yield "spec.disruptionBudget", "needs exactly one of minAvailable and maxUnavailable"
+    for variable in template.env:
+        if variable.get("name") in MANAGED_VARIABLES:
+            yield "spec.podTemplate.env", f"{variable['name']} is set by the operator: use the spec's field for it"
+    if any(volume.get("name") == SCRATCH_VOLUME for volume in template.volumes):
+        yield "spec.podTemplate.volumes", f"{SCRATCH_VOLUME} is the operator's own volume"
+    yield from _bad_networks(spec.limits.trusted_proxies)
+    yield from _line_breaks(spec, "spec")
+
+
+def _is_reserved_schema(schema: str | None) -> bool:
+    return schema is not None and (schema.startswith("pg_") or schema in ("public", "information_schema"))
+
+
+def _bad_networks(networks: list[str]) -> Iterator[tuple[str, str]]:
+    for network in networks:
+        try:
+            ipaddress.ip_network(network)
+        except ValueError as error:
+            yield "spec.limits.trustedProxies", str(error)
+
+
+def _line_breaks(struct: Struct, path: str) -> Iterator[tuple[str, str]]:
+    """Texts that end with a line break: '$' in a pattern lets one through in Python, but not at the API server."""
+    for each in msgspec.structs.fields(struct):
+        value = getattr(struct, each.name)
+        for entry in value if isinstance(value, list) else [value]:
+            if isinstance(entry, Struct):
+                yield from _line_breaks(entry, f"{path}.{each.encode_name}")
+            elif isinstance(entry, str) and entry.endswith("\n"):
+                yield f"{path}.{each.encode_name}", "must not end with a line break"
