@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
@@ -17,8 +17,6 @@ from gridnode.processes import states
 from gridnode.processes.catalog import find_process_id
 from gridnode.reporting.announcer import Announcer
 from gridnode.reporting.progress import CycleFigures, ProcessProgress
-
-WaitingFor = Literal["reports", "min_diffs", "min_workers", "averaging", "resume"]
 
 
 @dataclass(frozen=True, slots=True)
