@@ -439,7 +439,8 @@ def test_address_may_stand_before_the_subcommand_and_wins_over_the_environment(
     elsewhere = f"http://127.0.0.1:{free_port()}"
     terminal.succeed("processes", "--management-url", address, "list", GRIDNODE_MANAGEMENT_URL=elsewhere)
     terminal.succeed("processes", "list", "--management-url", address, GRIDNODE_MANAGEMENT_URL=elsewhere)
-    terminal.succeed(*hosting("addressed"))
+    shown = terminal.succeed(*hosting("addressed"), "--management-url", address, GRIDNODE_MANAGEMENT_URL=elsewhere)
+    assert f"gridnode processes show addressed 1.0 --management-url {address}\n" in shown
     terminal.succeed("processes", "--management-url", address, "pause", "addressed", GRIDNODE_MANAGEMENT_URL=elsewhere)
     assert f"nothing answers at {elsewhere}" in terminal.fail("processes", "list", GRIDNODE_MANAGEMENT_URL=elsewhere)
 

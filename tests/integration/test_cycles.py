@@ -318,6 +318,9 @@ def test_finish_early_drops_a_cycle_that_has_not(database: Database) -> None:
     assert done == management.Finishing(averaging=False, dropped_reports=1)
     assert trial.cycle().state == "abandoned"
     assert trial.status().progress == 100
+    again = database.transaction(lambda s: management.finish(s, trial.process.id, START, TO_MASTER))
+    assert again == management.Finishing(averaging=False, dropped_reports=0)
+    assert rows(trial, OutboxEvent) == 1
 
 
 def test_delete_needs_force_once_there_are_reports_and_leaves_no_rows(database: Database) -> None:

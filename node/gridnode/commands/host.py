@@ -72,7 +72,9 @@ def host(
     if output is Output.JSON:
         typer.echo(json.dumps(hosted, indent=2, ensure_ascii=False))
     else:
-        _show(hosted, len(plan), averaging=averaging_plan is not None)
+        # The commands that are suggested must find the same node.
+        elsewhere = "" if management_url is None else f" --management-url {shlex.quote(management_url)}"
+        _show(hosted, len(plan), elsewhere, averaging=averaging_plan is not None)
 
 
 class MultipartForm:
@@ -188,7 +190,7 @@ def _check_is_new(node: ManagementClient, client_config: Mapping[str, Any]) -> N
         )
 
 
-def _show(hosted: Mapping[str, Any], plans: int, *, averaging: bool) -> None:
+def _show(hosted: Mapping[str, Any], plans: int, elsewhere: str, *, averaging: bool) -> None:
     name, version = hosted["name"], hosted["version"]
     averaged = "an averaging plan" if averaging else "averaged by the node"
     quoted = shlex.join([name, version])
@@ -197,5 +199,5 @@ def _show(hosted: Mapping[str, Any], plans: int, *, averaging: bool) -> None:
         f"{plans} training plan{'' if plans == 1 else 's'}, {averaged}.\n\n"
         "Next:\n"
         f"  gridnode simulate --model {shlex.quote(name)} --version {shlex.quote(version)} --phones 10\n"
-        f"  gridnode processes show {quoted}"
+        f"  gridnode processes show {quoted}{elsewhere}"
     )

@@ -130,6 +130,8 @@ def finish(session: Session, process_id: int, now: datetime, announcer: Announce
     A running cycle with at least ``min_diffs`` reports is still averaged, and the process is finished with it.
     Otherwise the process is finished at once, and the reports of its running cycle are dropped.
     """
+    if session.scalar(_state(process_id)) == "finished":
+        return Finishing(averaging=False, dropped_reports=0)
     cycle = running_cycle(session, process_id)
     figures: CycleFigures | None = None
     if cycle is not None and cycle.reports >= cycle.min_diffs and session.scalar(_state(process_id)) != "failed":
