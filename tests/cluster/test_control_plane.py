@@ -22,34 +22,19 @@ from tests.support.control_plane.namespaces import create_namespace, delete_name
 
 pytestmark = pytest.mark.cluster
 
-WIDGETS = {
-    "apiVersion": "apiextensions.k8s.io/v1",
-    "kind": "CustomResourceDefinition",
-    "metadata": {"name": "widgets.example.com"},
-    "spec": {
-        "group": "example.com",
-        "scope": "Namespaced",
-        "names": {"kind": "Widget", "plural": "widgets", "singular": "widget"},
-        "versions": [
-            {
-                "name": "v1",
-                "served": True,
-                "storage": True,
-                "schema": {
-                    "openAPIV3Schema": {
-                        "type": "object",
-                        "properties": {
-                            "spec": {
-                                "type": "object",
-                                "properties": {"size": {"type": "integer", "default": 3, "maximum": 9}},
-                            }
-                        },
-                    }
-                },
-            }
-        ],
-    },
-}
+
+def crd(plural: str, kind: str) -> dict[str, Any]:
+    """A CustomResourceDefinition in example.com, with one field."""
+    size = {"type": "integer", "default": 3, "maximum": 9}
+    schema = {"type": "object", "properties": {"spec": {"type": "object", "properties": {"size": size}}}}
+    version = {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}
+    names = {"kind": kind, "plural": plural, "singular": kind.lower()}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{plural}.example.com"},
+        "spec": {"group": "example.com", "scope": "Namespaced", "names": names, "versions": [version]},
+    }
 
 
 def eventually(promise: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
@@ -99,12 +84,6 @@ def items(control_plane: ControlPlane, path: str) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.fixture(scope="module")
-def widgets(control_plane: ControlPlane) -> None:
-    """A custom resource is installed while everything runs."""
-    control_plane.install_crds([WIDGETS])
-
-
 def test_api_server_answers_with_its_version(control_plane: ControlPlane, cluster_client: ApiClient) -> None:
     answered: Any = kubernetes.client.VersionApi(cluster_client).get_code()
     # Binaries that somebody has brought along may be of another release.
@@ -115,8 +94,10 @@ def test_api_server_answers_with_its_version(control_plane: ControlPlane, cluste
         assert f"Client Version: {kubernetes_version()}" in control_plane.kubectl("version", "--client")
 
 
-@pytest.mark.usefixtures("widgets")
-def test_custom_resource_is_defaulted_and_validated(cluster_client: ApiClient, namespace: str) -> None:
+def test_custom_resource_is_defaulted_and_validated(
+    control_plane: ControlPlane, cluster_client: ApiClient, namespace: str
+) -> None:
+    control_plane.install_crds([crd("widgets", "Widget")])
     api: Any = kubernetes.client.CustomObjectsApi(cluster_client)
     widget = {"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": "first"}, "spec": {}}
     created = api.create_namespaced_custom_object("example.com", "v1", namespace, "widgets", widget)
@@ -157,30 +138,25 @@ def test_deployment_gets_replica_set_and_pods(cluster_client: ApiClient, namespa
     eventually(lambda: len(core.list_namespaced_pod(namespace).items) == 1, "one pod")
 
 
-@pytest.mark.usefixtures("widgets")
-def test_children_go_with_their_owner(cluster_client: ApiClient, namespace: str) -> None:
-    custom: Any = kubernetes.client.CustomObjectsApi(cluster_client)
-    core: Any = kubernetes.client.CoreV1Api(cluster_client)
-    widget = {"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": "parent"}, "spec": {}}
-    parent = custom.create_namespaced_custom_object("example.com", "v1", namespace, "widgets", widget)
-    owner = {
-        "apiVersion": "example.com/v1",
-        "kind": "Widget",
-        "name": "parent",
-        "uid": parent["metadata"]["uid"],
-        "controller": True,
-        "blockOwnerDeletion": True,
-    }
-    core.create_namespaced_config_map(namespace, config_map("child", ownerReferences=[owner]))
-    core.create_namespaced_config_map(namespace, config_map("other"))
+def test_children_go_with_their_owner(control_plane: ControlPlane, namespace: str) -> None:
+    path = f"/api/v1/namespaces/{namespace}/configmaps"
 
-    custom.delete_namespaced_custom_object("example.com", "v1", namespace, "widgets", "parent")
+    def delete_owner_and_wait(owner: dict[str, Any], at: str, seconds: float) -> None:
+        name = owner["metadata"]["name"]
+        reference = {**{key: owner[key] for key in ("apiVersion", "kind")}, "uid": owner["metadata"]["uid"]}
+        control_plane.expect("POST", path, config_map("child", ownerReferences=[{**reference, "name": name}]))
+        control_plane.expect("DELETE", f"{at}/{name}")
+        gone = f"the child of {owner['kind']} is gone"
+        eventually(lambda: control_plane.request("GET", f"{path}/child").status == 404, gone, seconds)
 
-    def left() -> set[str]:
-        return {item.metadata.name for item in core.list_namespaced_config_map(namespace).items}
-
-    eventually(lambda: "child" not in left(), "the child is collected")
-    assert "other" in left()
+    control_plane.expect("POST", path, config_map("other"))
+    # Once this one's child is gone, the garbage collector has looked for resources, and won't by itself for a while.
+    delete_owner_and_wait(control_plane.expect("POST", path, config_map("parent")), path, 20)
+    control_plane.install_crds([crd("gadgets", "Gadget")])
+    gadgets = f"/apis/example.com/v1/namespaces/{namespace}/gadgets"
+    gadget = {"apiVersion": "example.com/v1", "kind": "Gadget", "metadata": {"name": "parent"}}
+    delete_owner_and_wait(control_plane.expect("POST", gadgets, gadget), gadgets, 5)
+    assert "other" in {item["metadata"]["name"] for item in items(control_plane, path)}
 
 
 def test_writes_are_counted(control_plane: ControlPlane, namespace: str) -> None:

@@ -88,11 +88,15 @@ def test_server_that_does_not_start_shows_its_log(starter: Starter, tmp_path: Pa
 
 def test_server_outlives_the_thread_that_asked_for_it(starter: Starter, tmp_path: Path) -> None:
     server = ServerProcess(starter, ["/bin/sleep", "1000"], tmp_path)
-    thread = threading.Thread(target=server.start)
+
+    def start() -> None:
+        server.start()
+        server.wait_until(lambda: psutil.Process(server.pid).name() == "sleep", 10)
+
+    thread = threading.Thread(target=start)
     thread.start()
     thread.join()
-    server.wait_until(lambda: psutil.Process(server.pid).name() == "sleep", 10)
-    time.sleep(0.1)
+    time.sleep(0.2)
     assert server.is_running()
     server.kill()
 
