@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import secrets
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,3 +173,11 @@ def login_of(ensured: Ensured | Credentials) -> Login:
     found = Login.in_url((ensured.credentials if isinstance(ensured, Ensured) else ensured).url)
     assert found is not None
     return found
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Until the server has noticed that a connection was closed."""
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import secrets
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Final
+from collections.abc import Callable
+from functools import partial
 
 import psycopg2
 import psycopg2.errors
 import psycopg2.extensions
-from psycopg2 import sql
 
 from gridnode_operator.database import changes as plan
 from gridnode_operator.database.budget import Budget, read_budget
@@ -29,17 +26,9 @@ from gridnode_operator.database.session import (
 )
 from gridnode_operator.database.state import State, read_state
 from gridnode_operator.database.tenant import Credentials, Ensured, Login, Tenant
+from gridnode_operator.database.transactions import apply, end_sessions, has_sessions, locked
 
-_SESSIONS_END: Final = 10.0  # seconds that sessions get to end after they were told to
-_LOCK_HOLDERS: Final = """
-SELECT a.pid, a.usename FROM pg_locks l JOIN pg_stat_activity a USING (pid)
-WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND a.usename <> current_user
-  AND (l.classid::bigint << 32) + l.objid::bigint = {key}
-  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-"""
-_SESSIONS: Final = """
-SELECT pid, usename FROM pg_stat_activity WHERE usename = ANY({logins}) AND pid <> pg_backend_pid()
-"""
+_Step = Callable[[State, Tenant], list[Change]]
 
 
 class AdminDatabase:
@@ -119,7 +108,7 @@ class AdminDatabase:
         """Drop the other login when no session uses it.
 
         Returns:
-            Whether it is gone.
+            Whether it is of no use to anybody any more.
 
         Raises:
             ValueError: ``keep_login`` is not the tenant's.
@@ -127,19 +116,20 @@ class AdminDatabase:
         login = tenant.other_login(keep_login)
         with self._session() as session:
             state = read_state(session, tenant)
-            if login not in plan.own_logins(state, tenant):
+            if not plan.owns_schema(state, tenant) or login not in plan.own_logins(state, tenant):
                 return True
             kept = state.logins.get(keep_login)
             if state.logins[login].sessions or kept is None or not kept.can_login or not kept.is_member:
                 return False
-            with self._locked(session, tenant):
-                self._apply(session, [Change("", _sql("ALTER ROLE {} NOLOGIN", login))])
+            if state.logins[login].can_login:
+                with locked(session, tenant):
+                    apply(session, [plan.forbid_login(login)])
             # A session may have begun since; from now on none can.
-            if session.execute(_SESSIONS, logins=[login]):
-                with self._locked(session, tenant):
-                    self._apply(session, [Change("", _sql("ALTER ROLE {} LOGIN", login))])
+            if has_sessions(session, login):
+                with locked(session, tenant):
+                    apply(session, [plan.allow_login(login)])
                 return False
-            self._drop_role(session, tenant, lambda state: _drop_login(state, tenant, login))
+            _drop_role(session, tenant, partial(_drop_login, login))
             return True
 
     def drop(self, tenant: Tenant) -> tuple[str, ...]:
@@ -152,9 +142,8 @@ class AdminDatabase:
             What was done; nothing if nothing of it is this GridNode's, such as what a later one has adopted.
         """
         with self._session() as session:
-            done = self._leave(session, tenant, plan.drop_schema)
-            done += self._drop_role(session, tenant, lambda state: _drop_owner(state, tenant))
-            return tuple(done)
+            done = _leave(session, tenant, plan.drop_schema)
+            return (*done, *_drop_role(session, tenant, _drop_owner))
 
     def release(self, tenant: Tenant) -> tuple[str, ...]:
         """End the tenant's sessions and drop its logins, but keep the schema for a later GridNode of the same name.
@@ -163,35 +152,7 @@ class AdminDatabase:
             What was done; nothing if nothing of it is this GridNode's, or it was released already.
         """
         with self._session() as session:
-            return tuple(self._leave(session, tenant, plan.release_schema))
-
-    def _leave(self, session: Session, tenant: Tenant, step: Callable[[State, Tenant], list[Change]]) -> list[str]:
-        """Lock the logins out, end their sessions, do something about the schema, and drop the logins."""
-        done = self._change(session, tenant, lambda state: plan.lock_out(state, tenant))
-        state = read_state(session, tenant)
-        if not _may_leave(state, tenant):
-            return done
-        logins = plan.own_logins(state, tenant)
-        self._end_sessions(session, logins)
-        done += self._change(session, tenant, lambda state: step(state, tenant))
-        for login in logins:
-            done += self._drop_role(session, tenant, lambda state, login=login: _drop_login(state, tenant, login))
-        return done
-
-    def _change(self, session: Session, tenant: Tenant, changes: Callable[[State], list[Change]]) -> list[str]:
-        """Make changes to what is this GridNode's, if there are any to make."""
-        state = read_state(session, tenant)
-        if not _may_leave(state, tenant) or not changes(state):
-            return []
-        with self._locked(session, tenant):
-            state = read_state(session, tenant)
-            return self._apply(session, changes(state)) if _may_leave(state, tenant) else []
-
-    def _drop_role(self, session: Session, tenant: Tenant, changes: Callable[[State], list[Change]]) -> list[str]:
-        try:
-            return self._change(session, tenant, changes)
-        except (psycopg2.errors.DependentObjectsStillExist, psycopg2.errors.LockNotAvailable):
-            return []
+            return tuple(_leave(session, tenant, plan.release_schema))
 
     def _checked(self, session: Session, tenant: Tenant, adopt: bool) -> State:
         state = read_state(session, tenant)
@@ -203,55 +164,14 @@ class AdminDatabase:
         self, session: Session, tenant: Tenant, login: str, password: str | None, *, adopt: bool = False
     ) -> list[str]:
         """Bring everything about ``login`` in order, in one transaction; set its password unless None."""
-        with self._locked(session, tenant):
+        with locked(session, tenant):
             state = self._checked(session, tenant, adopt)
             changes = plan.changes_to_have(state, tenant, login)
             if password is not None:
                 changes.append(plan.set_password(login, _verifier(session, login, password)))
-            done = self._apply(session, changes)
+            done = apply(session, changes)
             _check_result(state, read_state(session, tenant), tenant, login)
             return done
-
-    def _apply(self, session: Session, changes: Sequence[Change]) -> list[str]:
-        """Make changes, and have the rights they need only meanwhile."""
-        granted: list[str] = []
-        for change in changes:
-            for role in change.acting_as:
-                if role not in granted and not _acts_as(session, role):
-                    session.execute(_sql("GRANT {} TO CURRENT_USER WITH INHERIT TRUE, SET TRUE", role))
-                    granted.append(role)
-            session.execute(change.statement)
-        if granted:
-            kept = session.execute("SELECT rolname FROM pg_roles WHERE rolname = ANY({names})", names=granted)
-            for (role,) in kept:
-                session.execute(_sql("REVOKE {} FROM CURRENT_USER", role))
-        return [change.what for change in changes]
-
-    @contextlib.contextmanager
-    def _locked(self, session: Session, tenant: Tenant) -> Iterator[None]:
-        """A transaction in which nobody else changes this tenant."""
-        key = _lock_key(tenant)
-        try:
-            with session.transaction():
-                _take_lock(session, key)
-                yield
-        except _ChangedByOthers:
-            self._evict(session, key)
-            raise
-
-    def _evict(self, session: Session, key: int) -> None:
-        """End sessions of nodes that hold the lock: all roles of a database share its advisory locks."""
-        holders = session.execute(_LOCK_HOLDERS, key=key)
-        with contextlib.suppress(psycopg2.errors.InsufficientPrivilege):
-            _terminate(session, holders)
-
-    def _end_sessions(self, session: Session, logins: list[str]) -> None:
-        deadline = time.monotonic() + _SESSIONS_END
-        while logins and (sessions := session.execute(_SESSIONS, logins=logins)):
-            if time.monotonic() > deadline:
-                raise DatabaseUnavailable(f"Sessions of {', '.join({str(name) for _, name in sessions})} don't end.")
-            _terminate(session, sessions)
-            time.sleep(0.02)
 
     def _session(self) -> contextlib.AbstractContextManager[Session]:
         return open_session(self._parameters, self._timeouts, self._checkpoint)
@@ -303,7 +223,39 @@ def _may_leave(state: State, tenant: Tenant) -> bool:
     return plan.owns_schema(state, tenant) or (state.owner is None and bool(plan.own_logins(state, tenant)))
 
 
-def _drop_login(state: State, tenant: Tenant, login: str) -> list[Change]:
+def _leave(session: Session, tenant: Tenant, step: _Step) -> list[str]:
+    """Lock the logins out, end their sessions, do something about the schema, and drop the logins."""
+    done = _change(session, tenant, plan.lock_out)
+    state = read_state(session, tenant)
+    if not _may_leave(state, tenant):
+        return done
+    logins = plan.own_logins(state, tenant)
+    end_sessions(session, logins)
+    done += _change(session, tenant, step)
+    for login in logins:
+        done += _drop_role(session, tenant, partial(_drop_login, login))
+    return done
+
+
+def _change(session: Session, tenant: Tenant, step: _Step) -> list[str]:
+    """Make changes to what is this GridNode's, if there are any to make."""
+    state = read_state(session, tenant)
+    if not _may_leave(state, tenant) or not step(state, tenant):
+        return []
+    with locked(session, tenant):
+        state = read_state(session, tenant)
+        return apply(session, step(state, tenant)) if _may_leave(state, tenant) else []
+
+
+def _drop_role(session: Session, tenant: Tenant, step: _Step) -> list[str]:
+    """Drop a role that can't log in, unless something of another node's names it: that could be on purpose."""
+    try:
+        return _change(session, tenant, step)
+    except (psycopg2.errors.DependentObjectsStillExist, psycopg2.errors.LockNotAvailable):
+        return []
+
+
+def _drop_login(login: str, state: State, tenant: Tenant) -> list[Change]:
     """Nothing if somebody let it log in again meanwhile."""
     is_left = login in plan.own_logins(state, tenant) and not state.logins[login].can_login
     return plan.drop_login(state, tenant, login) if is_left else []
@@ -314,43 +266,5 @@ def _drop_owner(state: State, tenant: Tenant) -> list[Change]:
     return plan.drop_owner(state, tenant) if note is not None and note.released else []
 
 
-def _terminate(session: Session, sessions: Iterable[Sequence[object]]) -> None:
-    """End sessions of other roles, with rights that are never committed."""
-    sessions = list(sessions)
-    if not sessions:
-        return
-    with session.rolled_back():
-        for role in {str(name) for _, name in sessions}:
-            if not _acts_as(session, role):
-                session.execute(_sql("GRANT {} TO CURRENT_USER WITH INHERIT TRUE", role))
-        for pid, _ in sessions:
-            session.execute("SELECT pg_terminate_backend({pid})", pid=pid)
-
-
-def _acts_as(session: Session, role: str) -> bool:
-    statement = "SELECT pg_has_role({role}, 'USAGE') AND pg_has_role({role}, 'SET')"
-    return bool(session.execute(statement, role=role)[0][0])
-
-
-class _ChangedByOthers(DatabaseUnavailable):
-    pass
-
-
-def _take_lock(session: Session, key: int) -> None:
-    try:
-        session.execute("SELECT pg_advisory_xact_lock({key})", key=key)
-    except psycopg2.errors.LockNotAvailable:
-        raise _ChangedByOthers("Another change of the same schema has not ended yet.") from None
-
-
-def _lock_key(tenant: Tenant) -> int:
-    digest = hashlib.sha256(f"gridnode/{tenant.owner}".encode()).digest()
-    return int.from_bytes(digest[:8], "big", signed=True)
-
-
 def _verifier(session: Session, login: str, password: str) -> str:
     return str(psycopg2.extensions.encrypt_password(password, login, session.connection, "scram-sha-256"))
-
-
-def _sql(template: str, *names: str) -> sql.Composed:
-    return sql.SQL(template).format(*map(sql.Identifier, names))

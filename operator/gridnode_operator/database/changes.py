@@ -111,13 +111,19 @@ def set_password(login: str, verifier: str) -> Change:
     return Change(f"set the password of {login}", statement)
 
 
+def forbid_login(login: str) -> Change:
+    """No session of it can begin any more."""
+    return Change(f"locked {login}", _sql("ALTER ROLE {} NOLOGIN", login))
+
+
+def allow_login(login: str) -> Change:
+    """The opposite."""
+    return Change(f"unlocked {login}", _sql("ALTER ROLE {} LOGIN", login))
+
+
 def lock_out(state: State, tenant: Tenant) -> list[Change]:
     """No login of the tenant's may begin a session any more."""
-    return [
-        Change(f"locked {name}", _sql("ALTER ROLE {} NOLOGIN", name))
-        for name in own_logins(state, tenant)
-        if state.logins[name].can_login
-    ]
+    return [forbid_login(name) for name in own_logins(state, tenant) if state.logins[name].can_login]
 
 
 def drop_login(state: State, tenant: Tenant, login: str) -> list[Change]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from gridnode_operator.database.session import Session
 from gridnode_operator.database.tenant import Note, Tenant
@@ -26,13 +26,18 @@ SELECT current_database(), current_user, r.rolsuper OR r.rolcreaterole,
 FROM pg_roles r WHERE r.rolname = current_user
 """
 
+_SERVER_FACTS: Final = (
+    "database", "administrator", "creates_roles", "creates_schemas", "public_connects", "public_creates_schemas",
+    "public_creates", "has_iam", "uses_iam",
+)  # fmt: skip
+
 _SCHEMA: Final = """
 SELECT o.rolname, obj_description(n.oid, 'pg_namespace'), shobj_description(o.oid, 'pg_authid')
 FROM pg_namespace n JOIN pg_roles o ON o.oid = n.nspowner WHERE n.nspname = {schema}
 """
 
-_ROLE: Final = """
-SELECT shobj_description(r.oid, 'pg_authid'), r.rolcanlogin, r.rolconnlimit,
+_ROLES: Final = """
+SELECT r.rolname, shobj_description(r.oid, 'pg_authid'), r.rolcanlogin, r.rolconnlimit,
        array_remove(ARRAY[CASE WHEN rolsuper THEN 'SUPERUSER' END, CASE WHEN rolcreaterole THEN 'CREATEROLE' END,
                           CASE WHEN rolcreatedb THEN 'CREATEDB' END, CASE WHEN rolreplication THEN 'REPLICATION' END,
                           CASE WHEN rolbypassrls THEN 'BYPASSRLS' END], NULL),
@@ -48,9 +53,16 @@ SELECT shobj_description(r.oid, 'pg_authid'), r.rolcanlogin, r.rolconnlimit,
        COUNT(d.*) FILTER (WHERE d.dbid NOT IN (0, b.oid))
 FROM pg_roles r JOIN pg_database b ON b.datname = current_database()
 LEFT JOIN pg_shdepend d ON d.refclassid = 'pg_authid'::regclass AND d.refobjid = r.oid
-WHERE r.rolname = {role}
-GROUP BY r.oid, r.rolcanlogin, r.rolconnlimit, rolsuper, rolcreaterole, rolcreatedb, rolreplication, rolbypassrls, b.oid
+WHERE r.rolname = ANY({roles})
+GROUP BY r.oid, r.rolname, r.rolcanlogin, r.rolconnlimit, rolsuper, rolcreaterole, rolcreatedb, rolreplication,
+         rolbypassrls, b.oid
 """
+
+
+_ROLE_FACTS: Final = (
+    "can_login", "connection_limit", "attributes", "settings", "is_member", "uses_iam", "can_connect", "sessions",
+    "other_schemas", "objects", "elsewhere",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,37 +148,18 @@ def read_state(session: Session, tenant: Tenant) -> State:
     )
     *facts, settings = server
     schemas = session.execute(_SCHEMA, schema=tenant.schema)
-    roles = {name: _read_role(session, tenant, name) for name in (tenant.owner, *tenant.logins)}
+    names = [tenant.owner, *tenant.logins]
+    roles = session.execute(_ROLES, roles=names, owner=tenant.owner, schema=tenant.schema, iam=IAM_ROLE)
+    found = {name: _role(*facts) for name, *facts in roles}
     return State(
         server=Server(**dict(zip(_SERVER_FACTS, facts, strict=True)), settings=tuple(settings)),
         schema=Schema(schemas[0][0], schemas[0][1], Note.parse(schemas[0][2])) if schemas else None,
-        owner=roles[tenant.owner],
-        logins={name: role for name in tenant.logins if (role := roles[name]) is not None},
+        owner=found.get(tenant.owner),
+        logins={name: found[name] for name in tenant.logins if name in found},
     )
 
 
-_SERVER_FACTS: Final = (
-    "database", "administrator", "creates_roles", "creates_schemas", "public_connects", "public_creates_schemas",
-    "public_creates", "has_iam", "uses_iam",
-)  # fmt: skip
-
-
-def _read_role(session: Session, tenant: Tenant, name: str) -> Role | None:
-    rows = session.execute(_ROLE, role=name, owner=tenant.owner, schema=tenant.schema, iam=IAM_ROLE)
-    if not rows:
-        return None
-    note, can_login, limit, attributes, settings, member, iam, connect, sessions, schemas, objects, elsewhere = rows[0]
-    return Role(
-        note=Note.parse(note),
-        can_login=can_login,
-        connection_limit=limit,
-        attributes=tuple(attributes),
-        settings=frozenset(settings),
-        is_member=member,
-        uses_iam=iam,
-        can_connect=connect,
-        sessions=sessions,
-        other_schemas=schemas,
-        objects=objects,
-        elsewhere=elsewhere,
-    )
+def _role(comment: str | None, *facts: Any) -> Role:
+    values = dict(zip(_ROLE_FACTS, facts, strict=True))
+    values |= {"attributes": tuple(values["attributes"]), "settings": frozenset(values["settings"])}
+    return Role(note=Note.parse(comment), **values)

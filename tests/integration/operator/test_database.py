@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
@@ -24,7 +23,7 @@ from gridnode_operator.database import (
     Tenant,
     Timeouts,
 )
-from tests.support.shared_database import SharedDatabase, connect, login_of, run, run_as
+from tests.support.shared_database import SharedDatabase, connect, login_of, run, run_as, wait_until
 from tests.support.slow_database import DatabaseProxy
 
 pytestmark = pytest.mark.integration
@@ -299,6 +298,7 @@ def test_released_schema_is_adopted_by_the_next_gridnode_of_that_name(shared: Sh
     assert (again.adopted, again.changed) == (False, ())
     # What is late to arrive from the deletion of the first one must not harm the second.
     assert operator.release(tenant) == operator.drop(tenant) == ()
+    assert operator.retire(tenant, tenant.other_login(adopted.credentials.login))
     assert run_as(adopted.credentials, "TABLE models") == [(42,)]
 
 
@@ -619,14 +619,6 @@ def test_superuser_may_be_the_administrator_of_a_private_server(shared: SharedDa
     wait_until(lambda: operator.retire(tenant, second.login))
     assert operator.drop(tenant)
     assert shared.roles_like(tenant) == set()
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Until the server has noticed that a connection was closed."""
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_url_of_credentials_is_libpqs_too(shared: SharedDatabase) -> None:

@@ -13,7 +13,7 @@ import psycopg2.errors
 import pytest
 
 from gridnode_operator.database import Credentials, DatabaseUnavailable, Tenant
-from tests.support.shared_database import SharedDatabase, connect, login_of, run, run_as
+from tests.support.shared_database import SharedDatabase, connect, login_of, run, run_as, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -170,6 +170,44 @@ def test_node_can_not_keep_the_operator_from_another(
         assert time.monotonic() - began < 1
         with pytest.raises(psycopg2.Error):
             run(holder, "SELECT 1")
+
+
+@pytest.mark.parametrize("how", ["grants", "a policy", "an open transaction"])
+def test_node_can_not_keep_another_from_being_deleted(
+    shared: SharedDatabase, quiet_neighbours: tuple[Tenant, Credentials, Tenant, Credentials], how: str
+) -> None:
+    victim, victims, intruder, intruders = quiet_neighbours
+    operator = shared.operator()
+    run_as(victims, "CREATE TABLE models AS SELECT 1 AS id")
+    rotated = operator.rotate(victim, victims.login)
+    with closing(connect(intruders)) as holder:
+        run(holder, "CREATE TABLE trap (id int)")
+        if how == "an open transaction":
+            run(holder, "BEGIN")
+        run(holder, f"GRANT SELECT ON trap TO {victim.owner}, {victim.logins[0]}, {victim.logins[1]}")
+        run(holder, f"ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO {victim.logins[0]}")
+        if how == "a policy":
+            run(holder, f"CREATE POLICY trap ON trap TO {victim.owner}, {victim.logins[0]}")
+            run(holder, "BEGIN")
+            run(holder, "LOCK TABLE trap")
+        wait_until(lambda: operator.retire(victim, rotated.login))
+        with pytest.raises(psycopg2.OperationalError):
+            connect(victims)
+        # The login is as good as new when its turn comes again.
+        again = operator.rotate(victim, rotated.login)
+        assert run_as(again, "TABLE models") == [(1,)]
+        assert operator.drop(victim)
+        assert not shared.has_schema(victim)
+        for credentials in (again, rotated):
+            with pytest.raises(psycopg2.OperationalError):
+                connect(credentials)
+        assert operator.drop(victim) == ()
+        # Nor from being created anew.
+        successor = shared.tenant("victim", uid="uid-2")
+        assert run_as(operator.ensure(successor).credentials, "SELECT current_user::text") == [(victim.owner,)]
+    operator.drop(intruder)
+    operator.drop(successor)
+    assert shared.roles_like(victim) == set()
 
 
 def test_open_transaction_of_a_node_does_not_block_another(
