@@ -10,7 +10,9 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
+import psycopg2
 from psycopg2 import sql
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 _SIGNATURE = b"PGCOPY\n\xff\r\n\x00" + struct.pack("!ii", 0, 0)
@@ -29,8 +31,7 @@ def insert_row(session: Session, table: str, row: dict[str, Field]) -> None:
     for value in row.values():
         parts.extend(_encode(value))
     parts.append(_TRAILER)
-    with _cursor(session) as cursor:
-        cursor.copy_expert(statement, _Reader(parts), _CHUNK)
+    _copy(session, statement, _Reader(parts))
 
 
 def read_value(session: Session, table: str, column: str, key: dict[str, int]) -> bytes | None:
@@ -42,13 +43,25 @@ def read_value(session: Session, table: str, column: str, key: dict[str, int]) -
         sql.Identifier(column), sql.Identifier(table), condition
     )
     sink = _Writer()
-    with _cursor(session) as cursor:
-        cursor.copy_expert(statement, sink, _CHUNK)
+    _copy(session, statement, sink)
     return sink.value()
 
 
-def _cursor(session: Session) -> Any:
-    return session.connection().connection.cursor()
+def _copy(session: Session, statement: sql.Composed, file: _Reader | _Writer) -> None:
+    connection = session.connection()
+    dialect: Any = connection.dialect
+    cursor: Any = connection.connection.cursor()
+    with cursor:
+        try:
+            cursor.copy_expert(statement, file, _CHUNK)
+        except psycopg2.Error as error:
+            # As if SQLAlchemy had run the statement: callers meet one kind of error, the pool no broken connection.
+            broken = dialect.is_disconnect(error, connection.connection, cursor)
+            if broken:
+                connection.invalidate(error)
+            raise DBAPIError.instance(
+                "COPY", None, error, psycopg2.Error, connection_invalidated=broken, dialect=dialect
+            ) from error
 
 
 def _encode(value: Field) -> list[bytes | bytearray | memoryview]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
@@ -31,7 +31,9 @@ _LOG_INTERVAL = 5.0
 # connection exceptions, insufficient resources, operator intervention (restart, failover), serialization failure,
 # deadlock, lock timeout, and read-only, which Aurora answers for a second after a failover.
 _TRANSIENT_CLASSES = ("08", "53", "57")
-_TRANSIENT_CODES = ("40001", "40P01", "55P03", "25006")
+_READ_ONLY = "25006"
+_CONTENTION_CODES = ("40001", "40P01", "55P03")
+_TRANSIENT_CODES = (*_CONTENTION_CODES, _READ_ONLY)
 
 
 class Database:
@@ -77,20 +79,33 @@ class Database:
         limit = time.monotonic() + (self.deadline if deadline is None else deadline)
         pause = 0.02
         while True:
+            in_doubt = False
             try:
-                with self.sessions.begin() as session:
-                    return work(session)
+                with self.sessions() as session:
+                    result = work(session)
+                    in_doubt = not idempotent
+                    session.commit()
+                    return result
             except (DBAPIError, PoolTimeout) as error:
                 if not is_transient(error):
                     raise
-                if _is_read_only(error):
+                if _code(error) == _READ_ONLY:
                     # The pool still points at the old writer: leave it at once instead of one connection at a time.
                     self.engine.dispose()
-                if not idempotent or time.monotonic() + pause > limit:
-                    self._note_unavailable(error)
+                if time.monotonic() + pause > limit:
+                    self._give_up(error)
+                if in_doubt:
                     raise _unavailable() from error
                 time.sleep(pause)
                 pause = min(pause * 2, 0.5)
+
+    def _give_up(self, error: Exception) -> NoReturn:
+        if _code(error) in _CONTENTION_CODES:
+            # Somebody holds a lock for long, as a slow averaging plan does: for everybody else the database is there.
+            log.warning("gave up waiting for a lock", extra={"reason": reason_of(error)})
+            raise Unavailable("somebody else is just working on this, try again in a moment", retry_after=5) from error
+        self._note_unavailable(error)
+        raise _unavailable() from error
 
     def _note_unavailable(self, error: Exception) -> None:
         now = time.monotonic()
@@ -120,7 +135,7 @@ def is_transient(error: Exception) -> bool:
         return False
     if error.connection_invalidated or isinstance(error, InterfaceError):
         return True
-    code = getattr(error.orig, "pgcode", None)
+    code = _code(error)
     if code is None:
         # psycopg2 gives no SQLSTATE when the connection breaks or can't be made.
         return isinstance(error, OperationalError)
@@ -131,8 +146,10 @@ def _unavailable() -> Unavailable:
     return Unavailable("the database is unavailable, try again in a moment", retry_after=5)
 
 
-def _is_read_only(error: Exception) -> bool:
-    return isinstance(error, DBAPIError) and getattr(error.orig, "pgcode", None) == "25006"
+def _code(error: Exception) -> str | None:
+    """The SQLSTATE, None where there is none."""
+    code: str | None = getattr(getattr(error, "orig", None), "pgcode", None)
+    return code
 
 
 def reason_of(error: Exception) -> str:
