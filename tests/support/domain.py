@@ -74,7 +74,7 @@ class Trial:
         self.database.transaction(lambda session: closing.mark_due(session, self.now))
         waiting = self.database.transaction(closing.averaging_cycles)
         closed = None
-        for cycle_id, _ in waiting:
+        for cycle_id in [cycle_id for cycle_id, process_id in waiting if process_id == self.process.id]:
             closed = self.database.transaction(
                 lambda session, row=cycle_id: closing.close_cycle(  # type: ignore[misc]
                     session, row, self.process, strategy, self.now, TO_MASTER
@@ -98,13 +98,20 @@ class Trial:
 
 
 def host(
-    database: Database, *, tensors: Sequence[Any] | None = None, name: str = "trial", **server_config: Any
+    database: Database,
+    *,
+    tensors: Sequence[Any] | None = None,
+    name: str = "trial",
+    averaging_plan: bytes = b"",
+    **server_config: Any,
 ) -> Trial:
     """Host a process whose model is one vector of zeros, or the given tensors."""
     model = encode_state([np.zeros(3, np.float32)] if tensors is None else tensors)
     plan = (DATA / "models" / "tiny" / "training_plan.uploaded.bin").read_bytes()
     client_config = {"name": name, "version": "1", "batch_size": 1, "lr": 0.1, "max_updates": 1}
-    upload = check_upload(Upload(model, {"plan": plan}, {}, b"", client_config, server_config), SandboxLimits())
+    upload = check_upload(
+        Upload(model, {"plan": plan}, {}, averaging_plan, client_config, server_config), SandboxLimits()
+    )
     process_id = database.transaction(lambda session: store_process(session, upload, START))
     process = database.transaction(lambda session: load_process(session, process_id))
     assert process is not None

@@ -94,7 +94,8 @@ def add_up(updates: Iterable[StoredUpdate]) -> tuple[list[Array], int, float]:
     reports, weight = first.reports, first.weight
     for update in remaining:
         for tensor, addend in zip(total, update.tensors, strict=True):
-            np.add(tensor, addend, out=tensor)
+            with np.errstate(over="ignore", invalid="ignore"):  # noticed below
+                np.add(tensor, addend, out=tensor)
         reports += update.reports
         weight += update.weight
     if not all(np.isfinite(tensor).all() for tensor in total) or not math.isfinite(weight):
@@ -124,7 +125,6 @@ def add_diff(total: list[Array], diff: Iterable[Array], weight: float) -> None:
         if addend.dtype == np.uint8:
             # A difference of unsigned bytes wraps: 250 means −6.
             addend = addend.view(np.int8)
-        if weight == 1.0:
-            np.add(tensor, addend, out=tensor)
-        else:
-            np.add(tensor, addend * tensor.dtype.type(weight), out=tensor)
+        with np.errstate(over="ignore", invalid="ignore"):  # noticed by add_up
+            weighted = addend if weight == 1.0 else addend * tensor.dtype.type(weight)
+            np.add(tensor, weighted, out=tensor)

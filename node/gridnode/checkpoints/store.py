@@ -66,13 +66,15 @@ class BlobCache:
             return value
         with self._lock:
             loading = self._loading.setdefault(key, threading.Lock())
-        with loading:
-            value = self._lookup(key)
-            if value is None:
-                value = load()
-                self._keep(key, value)
-        with self._lock:
-            self._loading.pop(key, None)
+        try:
+            with loading:
+                value = self._lookup(key)
+                if value is None:
+                    value = load()
+                    self._keep(key, value)
+        finally:
+            with self._lock:
+                self._loading.pop(key, None)
         return value
 
     def _lookup(self, key: Hashable) -> bytes | None:
@@ -84,8 +86,9 @@ class BlobCache:
 
     def _keep(self, key: Hashable, value: bytes) -> None:
         with self._lock:
+            # After a load that failed, two readers may load at once.
+            self._size += len(value) - len(self._values.get(key, b""))
             self._values[key] = value
-            self._size += len(value)
             # The newest stays even if it alone passes the limit: a model in use must not be read for every phone.
             while self._size > self._limit and len(self._values) > 1:
                 _, dropped = self._values.popitem(last=False)

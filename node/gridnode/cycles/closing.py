@@ -77,6 +77,8 @@ def mark_due(session: Session, now: datetime, cycle_id: int | None = None) -> li
         update(Cycle)
         # Skipping locked rows: a cycle that is just being reported to is found again a second later.
         .where(Cycle.id.in_(due.with_for_update(skip_locked=cycle_id is None, key_share=True)))
+        # Said once more, so that the index of running cycles serves here too.
+        .where(Cycle.state == "open")
         .values(state="averaging", averaging_at=now)
         .returning(Cycle.id)
         .execution_options(synchronize_session=False)
@@ -155,9 +157,12 @@ def fail_process(session: Session, process_id: int, reason: str) -> None:
 
 def running_cycle(session: Session, process_id: int) -> Cycle | None:
     """The cycle of a process that is open or being averaged, with its row locked against closing."""
-    return session.scalar(
-        select(Cycle).where(Cycle.process_id == process_id, Cycle.state.in_(RUNNING)).with_for_update()
-    )
+    running = (Cycle.process_id == process_id, Cycle.state.in_(RUNNING))
+    while True:
+        cycle = session.scalar(select(Cycle).where(*running).with_for_update())
+        # A statement that waited for the one that closes does not see the cycle it has begun; the next one does.
+        if cycle is not None or session.scalar(select(Cycle.id).where(*running)) is None:
+            return cycle
 
 
 def _write_next_checkpoint(session: Session, cycle: Cycle, layout: ModelLayout, strategy: Strategy) -> None:

@@ -51,17 +51,25 @@ def delete_old_checkpoints(session: Session, keep: int) -> int:
     )
 
 
+# Walks the primary key from cycle to cycle: a join would read every assignment there is, each minute.
 _OLD_ASSIGNMENTS = text(
     """
-    DELETE FROM assignments WHERE (cycle_id, worker_id) IN (
-        SELECT a.cycle_id, a.worker_id
-        FROM assignments AS a
-        JOIN cycles AS c ON c.id = a.cycle_id
+    WITH RECURSIVE present (cycle_id) AS (
+        (SELECT cycle_id FROM assignments ORDER BY cycle_id LIMIT 1)
+        UNION ALL
+        SELECT (SELECT a.cycle_id FROM assignments AS a WHERE a.cycle_id > present.cycle_id ORDER BY a.cycle_id LIMIT 1)
+        FROM present WHERE present.cycle_id IS NOT NULL)
+    DELETE FROM assignments WHERE ctid = ANY (ARRAY(
+        SELECT old.row_id
+        FROM present
+        JOIN cycles AS c ON c.id = present.cycle_id
         JOIN processes AS p ON p.id = c.process_id
+        CROSS JOIN LATERAL (SELECT a.ctid AS row_id FROM assignments AS a WHERE a.cycle_id = c.id LIMIT :batch) AS old
         WHERE c.closed_at < :before
-          AND c.number + coalesce((p.server_config ->> 'do_not_reuse_workers_until_cycle')::bigint, 1)
-              <= p.completed_cycles + 1
-        LIMIT :batch)
+          AND (p.state = 'finished'
+               OR c.number + coalesce((p.server_config ->> 'do_not_reuse_workers_until_cycle')::bigint, 1)
+                  <= p.completed_cycles + 1)
+        LIMIT :batch))
     """
 )
 

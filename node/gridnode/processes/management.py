@@ -128,13 +128,14 @@ def finish(session: Session, process_id: int, now: datetime, announcer: Announce
     """Finish a process before its last cycle.
 
     A running cycle with at least ``min_diffs`` reports is still averaged, and the process is finished with it.
-    Otherwise the process is finished at once, and the reports of its running cycle are dropped.
+    Otherwise the process is finished at once, and the reports of its running cycle are dropped. Finishing again
+    changes nothing.
     """
-    if session.scalar(_state(process_id)) == "finished":
+    cycle, state = _lock(session, process_id)
+    if state == "finished":
         return Finishing(averaging=False, dropped_reports=0)
-    cycle = running_cycle(session, process_id)
     figures: CycleFigures | None = None
-    if cycle is not None and cycle.reports >= cycle.min_diffs and session.scalar(_state(process_id)) != "failed":
+    if cycle is not None and cycle.reports >= cycle.min_diffs and state != "failed":
         if cycle.state == "open":
             cycle.state = "averaging"
             cycle.averaging_at = now
@@ -152,16 +153,17 @@ def delete_process(session: Session, process_id: int, now: datetime, announcer: 
 
     Raises:
         Conflict: devices have reported to it, and ``force`` is not set.
+        NotFound: there is no such process (any more).
     """
-    # Locked first, in the order in which closing locks: a cycle that is being averaged is waited for.
-    running_cycle(session, process_id)
+    _, state = _lock(session, process_id)
+    if state is None:
+        raise NotFound("the process is gone")
     reports = session.scalar(select(func.sum(Cycle.reports)).where(Cycle.process_id == process_id)) or 0
     if reports and not force:
         raise Conflict(
             f"devices have sent {reports} reports to this process: "
             "delete it with force, or finish it to keep its checkpoints"
         )
-    state = session.scalar(_state(process_id))
     _announce(session, process_id, None, now, announcer, finished=state == "finished", deleted=True)
     cycles = select(Cycle.id).where(Cycle.process_id == process_id).scalar_subquery()
     session.execute(delete(UpdateSum).where(UpdateSum.cycle_id.in_(cycles)))
@@ -204,8 +206,13 @@ def _announce(
     announcer.announce(session, progress, figures, now)
 
 
-def _state(process_id: int) -> Any:
-    return select(Process.state).where(Process.id == process_id)
+def _lock(session: Session, process_id: int) -> tuple[Cycle | None, str | None]:
+    """The running cycle and the process's state (None if it is gone), with the rows of both locked.
+
+    In the order in which closing locks them: a cycle that is being averaged is waited for.
+    """
+    cycle = running_cycle(session, process_id)
+    return cycle, session.scalar(select(Process.state).where(Process.id == process_id).with_for_update())
 
 
 def _status(process: Process, cycle: Cycle | None, latest_checkpoint: int, now: datetime) -> ProcessStatus:

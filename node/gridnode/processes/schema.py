@@ -23,6 +23,9 @@ Name = Annotated[str, Meta(min_length=1, max_length=255)]
 
 S = TypeVar("S", bound=Struct)
 
+#: Levels of objects and lists in client_config; the encoder of answers stops at 254.
+_DEEPEST = 50
+
 
 class Aggregation(Struct, forbid_unknown_fields=True, frozen=True):
     """How reports are averaged when no averaging plan is hosted."""
@@ -143,22 +146,33 @@ def _refuse_unknown(values: dict[str, Any]) -> None:
 
 
 def _refuse_unstorable(values: dict[str, Any], where: str) -> None:
-    """jsonb holds neither NUL characters nor NaN, and the phones' JSON parsers know no NaN either."""
+    """Refuse what the database's JSON doesn't hold or phones can't be sent: each of their requests would fail."""
 
-    def walk(item: object, path: str) -> None:
-        if isinstance(item, str) and "\x00" in item:
-            raise InvalidRequest(f"{path} holds a NUL character")
-        if isinstance(item, float) and not math.isfinite(item):
+    def walk(item: object, path: str, depth: int) -> None:
+        if depth > _DEEPEST:
+            raise InvalidRequest(f"{where} is nested deeper than {_DEEPEST} levels")
+        if isinstance(item, str):
+            _check_text(item, path)
+        elif isinstance(item, float) and not math.isfinite(item):
             raise InvalidRequest(f"{path} must be a finite number")
-        if isinstance(item, dict):
+        elif isinstance(item, int) and not -(2**63) <= item < 2**63:
+            raise InvalidRequest(f"{path} must fit into 64 bits: write larger numbers with a decimal point")
+        elif isinstance(item, dict):
             for key, child in item.items():
-                walk(key, path)
-                walk(child, f"{path}.{key}")
-        if isinstance(item, list):
+                walk(key, path, depth + 1)
+                walk(child, f"{path}.{key}", depth + 1)
+        elif isinstance(item, list):
             for index, child in enumerate(item):
-                walk(child, f"{path}[{index}]")
+                walk(child, f"{path}[{index}]", depth + 1)
 
-    walk(values, where)
+    walk(values, where, 0)
+
+
+def _check_text(value: str, path: str) -> None:
+    if "\x00" in value:
+        raise InvalidRequest(f"{path} holds a NUL character")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise InvalidRequest(f"{path} holds half a surrogate pair, which is no text")
 
 
 def _check_relations(config: ServerConfig) -> None:

@@ -208,7 +208,9 @@ def test_old_login_is_retired_when_its_sessions_have_ended(shared: SharedDatabas
     first = operator.ensure(tenant).credentials
     second = operator.rotate(tenant, first.login)
     with closing(connect(first)) as old:
+        before = shared.transactions()
         assert not operator.retire(tenant, second.login)
+        assert shared.transactions() == before
         assert run_as(first, "SELECT 1") == [(1,)]  # pods of before go on connecting
         with pytest.raises(DatabaseUnavailable, match="still in use"):
             operator.rotate(tenant, second.login)
@@ -379,9 +381,14 @@ def test_two_installations_on_one_server_do_not_share_roles(shared: SharedDataba
     tenant = shared.tenant()
     credentials = shared.operator().ensure(tenant).credentials
     with shared.server.database() as second:
-        with pytest.raises(DatabaseRefused, match=shared.name):
-            second.operator().ensure(tenant)
-        assert second.operator().drop(tenant) == ()
+        url = make_url(shared.admin_url).set(database=second.name).render_as_string(hide_password=False)
+        shared.server.execute("GRANT CREATE ON DATABASE {} TO {}", second.name, shared.admin)
+        operator = AdminDatabase(url)
+        with pytest.raises(DatabaseRefused, match=f"in database {shared.name}") as refused:
+            operator.ensure(tenant)
+        assert refused.value.reason == "RoleTaken"
+        assert operator.drop(tenant) == operator.release(tenant) == ()
+        assert operator.retire(tenant, tenant.logins[1])
     assert run_as(credentials, "SELECT 1") == [(1,)]
 
 
