@@ -121,3 +121,16 @@ def test_norm_that_is_too_large_is_infinite_and_no_error() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert squared_norm([np.full(3, 3e38, np.float32)]) == np.inf
+
+
+@pytest.mark.parametrize(("dtype", "value"), [("float32", 3e38), ("float32", 1e20), ("float64", 1e200)])
+def test_diff_that_would_overflow_the_sum_is_refused(dtype: str, value: float) -> None:
+    layout = ModelLayout.of([np.zeros(3, dtype)])
+    with pytest.raises(InvalidRequest, match="too large to be averaged"):
+        layout.check_diff([np.full(3, value, dtype)])
+    layout.check_diff([np.full(3, value / 1e3 if value < 1e21 else 1e18, dtype)])
+
+
+def test_large_half_precision_diff_is_not_too_large() -> None:
+    layout = ModelLayout.of([np.zeros(3, np.float16)])
+    layout.check_diff([np.full(3, 60_000, np.float16)])

@@ -83,7 +83,7 @@ class ModelLayout:
         """Refuse a diff that is not one of this model.
 
         Raises:
-            InvalidRequest: number, shape or dtype of tensors differ, or a value is NaN or infinite.
+            InvalidRequest: number, shape or dtype of tensors differ, or a value is NaN, infinite, or too large.
         """
         if len(tensors) != len(self.parameters):
             raise InvalidRequest(f"the diff has {len(tensors)} tensors, the model has {len(self.parameters)}")
@@ -96,6 +96,10 @@ class ModelLayout:
                 raise InvalidRequest(f"tensor {index} of the diff is {tensor.dtype}, the model has {parameter.dtype}")
             if not is_finite(tensor):
                 raise InvalidRequest(f"tensor {index} of the diff has NaN or infinite values")
+        if not math.isfinite(squared_norm(tensors)):
+            # Such values would overflow the cycle's sum, and so undo everybody's report. With a finite square, a
+            # billion reports of the largest weight don't.
+            raise InvalidRequest("the values of the diff are too large to be averaged: has the training diverged?")
 
 
 def is_finite(tensor: Array) -> bool:
@@ -116,6 +120,8 @@ def squared_norm(tensors: Sequence[Array]) -> float:
         flat = tensor.reshape(-1)
         if flat.dtype.kind != "f":
             flat = flat.astype(np.float64)
+        elif flat.dtype == np.float16:
+            flat = flat.astype(np.float32)
         with np.errstate(over="ignore"):
             total += float(np.dot(flat, flat))
     return total
