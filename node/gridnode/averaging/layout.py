@@ -79,8 +79,11 @@ class ModelLayout:
             np.frombuffer(buffer, p.sum_dtype, count=p.size, offset=p.offset).reshape(p.shape) for p in self.parameters
         ]
 
-    def check_diff(self, tensors: Sequence[Array]) -> None:
+    def check_diff(self, tensors: Sequence[Array]) -> float:
         """Refuse a diff that is not one of this model.
+
+        Returns:
+            The diff's L2 norm, over all tensors.
 
         Raises:
             InvalidRequest: number, shape or dtype of tensors differ, or a value is NaN, infinite, or too large.
@@ -96,10 +99,12 @@ class ModelLayout:
                 raise InvalidRequest(f"tensor {index} of the diff is {tensor.dtype}, the model has {parameter.dtype}")
             if not is_finite(tensor):
                 raise InvalidRequest(f"tensor {index} of the diff has NaN or infinite values")
-        if not math.isfinite(squared_norm(tensors)):
+        norm = math.sqrt(squared_norm(tensors))
+        if not math.isfinite(norm):
             # Such values would overflow the cycle's sum, and so undo everybody's report. With a finite square, a
             # billion reports of the largest weight don't.
             raise InvalidRequest("the values of the diff are too large to be averaged: has the training diverged?")
+        return norm
 
 
 def is_finite(tensor: Array) -> bool:

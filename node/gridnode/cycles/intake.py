@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import random
 import time
 import uuid
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Generic, TypeVar
 
-from gridnode.averaging.layout import squared_norm
 from gridnode.averaging.strategies import Strategies
 from gridnode.cycles.assignment import Accepted, Rejected, assign_workers
 from gridnode.cycles.group_commit import GroupCommit
@@ -20,17 +19,19 @@ from gridnode.db.session import Database
 from gridnode.processes.catalog import HostedProcess
 from gridnode.reporting import metrics
 
+Item = TypeVar("Item")
+
 
 def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True)
-class _ForProcess:
+class _ForProcess(Generic[Item]):
     """What belongs to one process and is committed together with others of the same process (and cycle)."""
 
     process: HostedProcess
-    item: uuid.UUID | Report
+    item: Item
 
 
 class Intake:
@@ -59,8 +60,8 @@ class Intake:
         self._now = now
         # Which device gets a place, and when it is asked back, is no secret.
         self._random = random.Random()  # noqa: S311
-        self._requests: GroupCommit[_ForProcess, Accepted | Rejected] = GroupCommit(self._assign)
-        self._reports: GroupCommit[_ForProcess, Outcome] = GroupCommit(self._count)
+        self._requests: GroupCommit[_ForProcess[uuid.UUID], Accepted | Rejected] = GroupCommit(self._assign)
+        self._reports: GroupCommit[_ForProcess[Report], Outcome] = GroupCommit(self._count)
 
     def request_cycle(self, process: HostedProcess, worker_id: uuid.UUID) -> Accepted | Rejected:
         """A place in the running cycle, or a rejection.
@@ -85,22 +86,21 @@ class Intake:
         """
         return self._reports.submit(cycle_id, _ForProcess(process, report))
 
-    def _assign(self, _key: Hashable, requests: Sequence[_ForProcess]) -> Sequence[Accepted | Rejected]:
+    def _assign(self, _key: Hashable, requests: Sequence[_ForProcess[uuid.UUID]]) -> Sequence[Accepted | Rejected]:
         process = requests[0].process
-        workers = [request.item for request in requests if isinstance(request.item, uuid.UUID)]
+        workers = [request.item for request in requests]
         return self._database.transaction(
             lambda session: assign_workers(session, process, workers, self._now(), self._random)
         )
 
-    def _count(self, key: Hashable, requests: Sequence[_ForProcess]) -> Sequence[Outcome | Exception]:
+    def _count(self, key: Hashable, requests: Sequence[_ForProcess[Report]]) -> Sequence[Outcome | Exception]:
         cycle_id = int(key)  # type: ignore[call-overload]
         process = requests[0].process
-        reports = [request.item for request in requests if isinstance(request.item, Report)]
+        reports = [request.item for request in requests]
         started = time.monotonic()
         committed = self._commit(cycle_id, process, reports)
         seconds = time.monotonic() - started
-        counted = [r for r, outcome in zip(reports, committed.outcomes, strict=True) if outcome == "counted"]
-        norms = [math.sqrt(squared_norm(report.tensors)) for report in counted]
+        norms = [r.norm for r, outcome in zip(reports, committed.outcomes, strict=True) if outcome == "counted"]
         metrics.observe_report_batch(process.name, process.version, norms, seconds)
         wanted = process.server_config.closing_diffs
         if committed.total is not None and wanted is not None and committed.total >= wanted:

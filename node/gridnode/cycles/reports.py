@@ -28,12 +28,13 @@ Outcome = Literal["counted", "repeated"]
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A checked report. ``digest`` identifies the diff, ``weight`` is what the strategy gives it."""
+    """A checked report. ``digest`` identifies the diff, ``weight`` is what the strategy gives it, ``norm`` is L2."""
 
     worker_id: uuid.UUID
     tensors: Sequence[Array]
     digest: bytes
     weight: float = 1.0
+    norm: float = 0.0
     num_samples: float | None = None
     loss: float | None = None
     accuracy: float | None = None

@@ -104,7 +104,7 @@ class DeviceEndpoints:
         content = messages.decode_base64(request.diff, "diff")
         # Parameters and their names; more than twice the model's numbers is not this model's diff.
         diff = decode_state(content, maximum_bytes=2 * process.layout.nbytes + 4096)
-        process.layout.check_diff(diff.tensors)
+        norm = process.layout.check_diff(diff.tensors)
         digest = hashlib.sha256()
         for tensor in diff.tensors:
             digest.update(tensor.data)
@@ -113,6 +113,7 @@ class DeviceEndpoints:
             tensors=diff.tensors,
             digest=digest.digest()[:16],
             weight=weight,
+            norm=norm,
             num_samples=request.num_samples,
             loss=_finite(request.loss),
             accuracy=_finite(request.accuracy),

@@ -71,10 +71,10 @@ def answer_cycle_request(endpoints: DeviceEndpoints, raw: bytes) -> messages.Ans
     Raises:
         InvalidRequest: it is no JSON object.
     """
-    messages.decode_object(raw)
     try:
         return endpoints.cycle_request(messages.decode(raw, messages.CycleRequest))
     except InvalidRequest as error:
+        messages.decode_object(raw)
         log.info("cycle request refused", extra={"reason": error.message})
         return {"status": "rejected", "error": error.message}
 

@@ -8,9 +8,11 @@ from datetime import datetime
 from typing import Any
 
 from flask import Flask, Response, request
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from gridnode.cycles.intake import utc_now
+from gridnode.db.models import Process
 from gridnode.db.session import Database
 from gridnode.errors import InvalidRequest, NotFound, Unavailable
 from gridnode.processes import management
@@ -139,15 +141,20 @@ def _add_process_routes(
 
 
 def _existing(session: Session, process_id: int) -> int:
-    _status(session, process_id, utc_now())
+    if session.scalar(select(Process.id).where(Process.id == process_id)) is None:
+        raise _no_such_process(process_id)
     return process_id
 
 
 def _status(session: Session, process_id: int, now: datetime) -> management.ProcessStatus:
     found = management.list_processes(session, now, after=process_id - 1, limit=1)
     if not found or found[0].id != process_id:
-        raise NotFound(f"there is no process {process_id}")
+        raise _no_such_process(process_id)
     return found[0]
+
+
+def _no_such_process(process_id: int) -> NotFound:
+    return NotFound(f"there is no process {process_id}")
 
 
 def _row_id(text: str) -> int:

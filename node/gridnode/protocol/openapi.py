@@ -263,7 +263,7 @@ def _object(required: Document, optional: Document | None = None, *, closed: boo
 
 def _schemas() -> Document:
     text = {"type": "string", "maxLength": 1024}
-    number = {"type": "number"}
+    optional_number = {"type": ["number", "null"]}
     optional_text = {"type": ["string", "null"], "maxLength": 1024}
     ids = {"type": "object", "additionalProperties": {"type": "integer"}}
     base64 = {"type": "string", "contentEncoding": "base64"}
@@ -308,8 +308,8 @@ def _schemas() -> Document:
             {"worker_id": text, "request_key": text, "diff": base64},
             {
                 "num_samples": {"type": ["number", "null"], "exclusiveMinimum": 0, "maximum": 1e9},
-                "loss": number | {"type": ["number", "null"]},
-                "accuracy": number | {"type": ["number", "null"]},
+                "loss": optional_number,
+                "accuracy": optional_number,
             },
         ),
         "HostRequest": _object(

@@ -38,10 +38,8 @@ class RejectionReason(StrEnum):
     FAILED = "failed"
     AVERAGING = "averaging"
     CYCLE_FULL = "cycle_full"
-    NOT_SELECTED = "not_selected"
     ALREADY_IN_CYCLE = "already_in_cycle"
     USED_RECENTLY = "used_recently"
-    SPEED_MISSING = "speed_missing"
     TOO_SLOW = "too_slow"
 
 
