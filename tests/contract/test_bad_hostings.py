@@ -86,3 +86,16 @@ def encoded(data: bytes) -> str:
 
 def decoded(text: str) -> bytes:
     return base64.b64decode(text)
+
+
+@pytest.mark.parametrize("disposition", ["form-data", 'form-data; filename="x"', 'form-data; name="models"'])
+def test_form_with_a_part_that_is_no_field(target: Target, disposition: str) -> None:
+    form = f"--x\r\nContent-Disposition: {disposition}\r\n\r\n1\r\n--x--\r\n".encode()
+    headers = {
+        "Authorization": f"Bearer {target.node.management.token}",
+        "Content-Type": "multipart/form-data; boundary=x",
+    }
+    with closing(HttpDevice(target.node.management_port)) as management:
+        answer = management.request("POST", f"{PREFIX}host-training", body=form, headers=headers)
+    assert answer.status == 400
+    assert "is not a field of this form" in json.loads(answer.body)["error"]

@@ -85,8 +85,9 @@ def add_hosting_routes(app: Flask, hosting: HostingEndpoints) -> None:
     @app.post(f"{PREFIX}/host-training")
     def host_training() -> Response:
         if request.mimetype == "multipart/form-data":
-            fields = request.form.to_dict()
-            files = {name: file.read() for name, file in request.files.items()}
+            # A part whose header gives no name has the name None.
+            fields = {name or "": text for name, text in request.form.items()}
+            files = {name or "": file.read() for name, file in request.files.items()}
             return json_answer(hosting.host_multipart(fields, files))
         return json_answer(hosting.host_json(messages.decode_object(body())))
 
