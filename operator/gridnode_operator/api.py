@@ -39,6 +39,12 @@ SHORT_NAME: Final = "gn"
 FINALIZER: Final = f"{GROUP}/database"
 #: Its value, any text, asks for a new database password whenever it changes; same as spec.database.rotate.
 ROTATE_ANNOTATION: Final = f"{GROUP}/rotate"
+#: ``true``: take over the schema of a GridNode of the same name that was never properly deleted.
+ADOPT_ANNOTATION: Final = f"{GROUP}/adopt"
+#: On the Secret of the database: the wish for a new password that was fulfilled last, as a hash.
+ROTATION_ANNOTATION: Final = f"{GROUP}/rotation"
+#: On a Secret of the operator's namespace: GridNodes may name it in spec.database.adminSecretRef. Its value is "true".
+DATABASE_ADMIN_LABEL: Final = f"{GROUP}/database-admin"
 #: On the pods: changes when a Secret that they read does, so that they restart.
 SECRETS_HASH_ANNOTATION: Final = f"{GROUP}/secrets-hash"
 #: On the migration Job: what its pods are made from. One that failed is replaced when this would be another.
@@ -490,13 +496,6 @@ class GridNode(Struct, frozen=True):
     def replicas(self) -> int | None:
         """Pods wanted; None while an autoscaler decides."""
         return self.spec.replicas if self.spec.autoscaling is None else None
-
-    @property
-    def connections(self) -> int:
-        """Database connections that its pods open at most, with the one pod more of a rolling restart."""
-        autoscaling = self.spec.autoscaling
-        pods = self.spec.replicas if autoscaling is None else autoscaling.max_replicas
-        return (pods + 1) * self.spec.processes_per_pod * self.spec.database.pool_size if pods else 0
 
     @property
     def rotation(self) -> str:

@@ -15,6 +15,7 @@ from kubernetes.client import ApiClient
 from tests.support.cluster import ControlPlane
 from tests.support.control_plane.build import BinariesMissing, binaries
 from tests.support.control_plane.namespaces import create_namespace, delete_namespace
+from tests.support.shared_database import VERSIONS, SharedDatabase, SharedServer
 
 CRDS = Path(__file__).parent.parent.parent / "crds"
 
@@ -58,3 +59,19 @@ def namespace(control_plane: ControlPlane) -> Iterator[str]:
     name = create_namespace(control_plane)
     yield name
     delete_namespace(control_plane, name)
+
+
+@pytest.fixture(scope="session")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedServer]:
+    """A PostgreSQL whose logins need passwords."""
+    server = SharedServer(tmp_path_factory.mktemp("shared-server"), VERSIONS[0])
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def shared(shared_server: SharedServer) -> Iterator[SharedDatabase]:
+    """A fresh database with an administrator who is no superuser."""
+    with shared_server.database() as database:
+        yield database

@@ -88,6 +88,26 @@ class AdminDatabase:
                 check = check_login(self._parameters, credentials, tenant, self._timeouts)
             return Ensured(credentials=credentials, changed=tuple(done), adopted=adopted, revision=check.revision)
 
+    def look(self, tenant: Tenant, known: Login) -> str | None:
+        """Whether schema and login are as they should be, changing nothing.
+
+        Returns:
+            Revision that the schema is at; empty if nothing was migrated yet, None if it could not be read.
+
+        Raises:
+            DatabaseRefused: also if something is missing or different.
+        """
+        with self._session() as session:
+            state = self._checked(session, tenant, adopt=False)
+            if known.name not in tenant.logins:
+                raise DatabaseRefused("NotPrepared", f"The login {known.name} is not one of this GridNode's.")
+            if missing := plan.changes_to_have(state, tenant, known.name):
+                raise DatabaseRefused("NotPrepared", f"Left as it is: {'; '.join(each.what for each in missing)}.")
+            check = check_login(self._parameters, self._credentials(known.name, known.password), tenant, self._timeouts)
+            if check.wrong_password:
+                raise DatabaseRefused("NotPrepared", f"The password of {known.name} is not accepted any more.")
+            return check.revision
+
     def rotate(self, tenant: Tenant, current_login: str) -> Credentials:
         """Have the other login, with a fresh password. The current one goes on working until :meth:`retire`.
 
@@ -153,6 +173,12 @@ class AdminDatabase:
         """
         with self._session() as session:
             return tuple(_leave(session, tenant, plan.release_schema))
+
+    @property
+    def server(self) -> tuple[str, str]:
+        """Host and port, to tell servers apart."""
+        where = self._parameters.get("host") or self._parameters.get("hostaddr") or ""
+        return where, self._parameters.get("port") or "5432"
 
     def _checked(self, session: Session, tenant: Tenant, adopt: bool) -> State:
         state = read_state(session, tenant)

@@ -22,11 +22,13 @@ class NodeSecrets:
         database_url: URL of the node's login, ``postgresql://…``.
         management_token: The generated token; not used where the spec names a Secret.
         master_key: Key for the operator's master node, None if it has none.
+        rotation: Which wish for a new password ``database_url`` follows, as a hash; empty if none was ever made.
     """
 
     database_url: str = field(repr=False)
     management_token: str = field(repr=False)
     master_key: str | None = field(default=None, repr=False)
+    rotation: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

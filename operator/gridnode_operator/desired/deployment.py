@@ -43,6 +43,11 @@ def build_deployment(gridnode: GridNode, context: DesiredContext) -> Manifest:
     }
 
 
+def stop_seconds(gridnode: GridNode) -> int:
+    """Seconds that a pod gets to stop."""
+    return PRE_STOP_SECONDS + gridnode.spec.drain_timeout_seconds + _STOP_SECONDS
+
+
 def _pod_template(gridnode: GridNode, context: DesiredContext) -> Manifest:
     given = gridnode.spec.pod_template
     return {
@@ -53,7 +58,7 @@ def _pod_template(gridnode: GridNode, context: DesiredContext) -> Manifest:
         "spec": {
             **pod_spec(gridnode),
             **without_empty({"affinity": given.affinity, "topologySpreadConstraints": _spread(gridnode)}),
-            "terminationGracePeriodSeconds": PRE_STOP_SECONDS + gridnode.spec.drain_timeout_seconds + _STOP_SECONDS,
+            "terminationGracePeriodSeconds": stop_seconds(gridnode),
             "containers": [_container(gridnode, context)],
         },
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-from gridnode_operator.api import GridNode
+from gridnode_operator.api import ROTATION_ANNOTATION, GridNode
 from gridnode_operator.desired.context import DesiredContext
 from gridnode_operator.desired.environment import (
     DATABASE_URL_KEY,
@@ -20,7 +20,8 @@ from gridnode_operator.desired.names import child_names
 def build_database_secret(gridnode: GridNode, context: DesiredContext) -> Manifest:
     """The URL of the node's own login."""
     url = with_tls_mode(context.secrets.database_url, gridnode.spec.database.tls_mode)
-    return _secret(gridnode, child_names(gridnode.name).database_secret, {DATABASE_URL_KEY: url})
+    rotation = {ROTATION_ANNOTATION: context.secrets.rotation} if context.secrets.rotation else {}
+    return _secret(gridnode, child_names(gridnode.name).database_secret, {DATABASE_URL_KEY: url}, rotation)
 
 
 def build_management_secret(gridnode: GridNode, context: DesiredContext) -> Manifest | None:
@@ -49,11 +50,13 @@ def with_tls_mode(url: str, mode: str | None) -> str:
     return urlunsplit(parts._replace(query=urlencode([*query, ("sslmode", mode)])))
 
 
-def _secret(gridnode: GridNode, name: str, values: dict[str, str]) -> Manifest:
+def _secret(
+    gridnode: GridNode, name: str, values: dict[str, str], annotations: dict[str, str] | None = None
+) -> Manifest:
     return {
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": metadata(gridnode, name),
+        "metadata": metadata(gridnode, name, annotations=annotations),
         "type": "Opaque",
         # Not stringData: the API server never gives that back, so that an apply would always look like a change.
         "data": {key: base64.b64encode(value.encode()).decode() for key, value in values.items()},

@@ -114,14 +114,6 @@ def test_rotation_is_asked_for_by_spec_or_annotation() -> None:
     )
 
 
-def test_connections_are_those_of_a_rolling_restart_at_the_largest_size() -> None:
-    assert gridnode().connections == 2 * 2 * 4
-    assert gridnode({"replicas": 0}).connections == 0
-    assert gridnode(
-        {"autoscaling": {"maxReplicas": 9}, "processesPerPod": 3, "database": {"poolSize": 5}}
-    ).connections == (10 * 3 * 5)
-
-
 def test_managed_variables_are_settings_of_the_node() -> None:
     known = {spec.variable for spec in setting_specs()} | {
         f"{spec.variable}_FILE" for spec in setting_specs() if spec.secret

@@ -1,0 +1,80 @@
+"""What kopf tells, and where it goes: decorators, nothing else. The work is done by :mod:`.reconcile`.
+
+Only events are handled, and each leads to the same reconcile: kopf's own handlers for create, update and delete would
+keep their progress on the resource, which costs writes, and would not be told of children.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, Protocol
+
+import kopf
+
+from gridnode_operator.api import GROUP, KIND, PLURAL, VERSION
+from gridnode_operator.desired import CHILD_KINDS
+from gridnode_operator.desired.labels import MANAGED_BY_LABEL, MANAGER
+from gridnode_operator.kube import PLURALS
+from gridnode_operator.workqueue import Key
+
+#: Objects of one kind that kopf handles at once; each takes but a moment.
+_WORKERS_PER_KIND: Final = 64
+
+
+class Listener(Protocol):
+    """Who is told."""
+
+    def gridnode_changed(self, key: Key, body: Mapping[str, Any]) -> None:
+        """A GridNode is there, or has changed."""
+
+    def gridnode_gone(self, key: Key) -> None:
+        """A GridNode is gone."""
+
+    def child_changed(self, key: Key) -> None:
+        """Something that belongs to a GridNode has changed, or is gone."""
+
+
+def make_registry(listener: Listener) -> kopf.OperatorRegistry:
+    """All handlers."""
+    registry = kopf.OperatorRegistry()
+    kopf.on.login(registry=registry)(kopf.login_via_client)
+
+    @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
+    async def gridnode(*, type: str, namespace: str | None, name: str, body: kopf.Body, **_: Any) -> None:
+        if type == "DELETED":
+            listener.gridnode_gone(Key(str(namespace), name))
+        else:
+            listener.gridnode_changed(Key(str(namespace), name), body)
+
+    async def child(*, namespace: str | None, meta: kopf.Meta, **_: Any) -> None:
+        for owner in meta.get("ownerReferences") or []:
+            if owner.get("controller") and owner.get("kind") == KIND and owner["apiVersion"].startswith(f"{GROUP}/"):
+                listener.child_changed(Key(str(namespace), owner["name"]))
+
+    for api_version, kind in CHILD_KINDS:
+        kopf.on.event(*_selector(api_version, kind), registry=registry, labels={MANAGED_BY_LABEL: MANAGER})(child)
+    return registry
+
+
+def make_settings() -> kopf.OperatorSettings:
+    """kopf's settings: watches that end in time, and nothing written by kopf itself."""
+    settings = kopf.OperatorSettings()
+    # A watch stream can go silent without being closed; kopf reconnects one that says nothing, not even a bookmark.
+    settings.watching.inactivity_timeout = 70
+    settings.watching.server_timeout = 300
+    settings.watching.client_timeout = 310
+    settings.watching.connect_timeout = 10
+    settings.watching.reconnect_backoff = 1
+    settings.watching.chunk_size = 500
+    settings.queueing.worker_limit = _WORKERS_PER_KIND
+    settings.queueing.idle_timeout = 1
+    settings.posting.enabled = False
+    settings.peering.standalone = True
+    for api_version, kind in CHILD_KINDS:
+        settings.watching.label_selectors[_selector(api_version, kind)] = f"{MANAGED_BY_LABEL}={MANAGER}"
+    return settings
+
+
+def _selector(api_version: str, kind: str) -> tuple[str, str, str]:
+    group, _, version = api_version.rpartition("/")
+    return group, version, PLURALS[api_version, kind]

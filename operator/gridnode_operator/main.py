@@ -1,0 +1,192 @@
+"""``gridnode-operator``: the operator as a process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import sys
+from collections.abc import Mapping
+from typing import Any, Final
+
+import kopf
+import kubernetes.config
+
+from gridnode import __version__
+from gridnode.db.revision import REVISION
+from gridnode.logs import configure_logging
+from gridnode_operator.api import API_VERSION, KIND
+from gridnode_operator.convergence import Environment
+from gridnode_operator.handlers import make_registry, make_settings
+from gridnode_operator.kube import ApiError, Cluster, load_configuration
+from gridnode_operator.leadership import INTERVAL, Leadership
+from gridnode_operator.metrics import OperatorMetrics
+from gridnode_operator.node_client import NodeClient
+from gridnode_operator.reconcile import Reconciler
+from gridnode_operator.settings import InvalidSetting, OperatorSettings, load_settings
+from gridnode_operator.tenants import Tenants
+from gridnode_operator.vitals import served
+from gridnode_operator.watchfulness import Watchfulness
+from gridnode_operator.workqueue import Key, WorkQueue
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two comparisons of what was told with what is.
+_COMPARE_INTERVAL: Final = 60.0
+#: Seconds after which a reconcile that has not ended never will: each of its calls has a shorter timeout.
+_LONGEST_RECONCILE: Final = 900.0
+
+
+class Operator:
+    """All parts of the operator, and the loops that keep them going.
+
+    Args:
+        settings: See there.
+        cluster: The API server.
+    """
+
+    def __init__(self, settings: OperatorSettings, cluster: Cluster) -> None:
+        self._settings = settings
+        self._cluster = cluster
+        self.metrics = OperatorMetrics()
+        tenants = Tenants(
+            default_url=settings.database_url,
+            installation=settings.installation,
+            read_secret=lambda name: cluster.read("v1", "Secret", settings.namespace, name),
+        )
+        reconciler = Reconciler(
+            cluster=cluster,
+            tenants=tenants,
+            nodes=NodeClient(interval=settings.resync_interval),
+            environment=Environment(
+                default_image=settings.image,
+                schema_revision=REVISION,
+                master_url=settings.master_url,
+                master_key=settings.master_key,
+                operator_namespace=settings.namespace,
+                resync_interval=settings.resync_interval,
+            ),
+        )
+        self.queue = WorkQueue(reconciler.reconcile, workers=settings.workers, metrics=self.metrics)
+        self._watchfulness = Watchfulness(self.queue.request, self.metrics)
+        self._leadership = Leadership(cluster, settings.namespace, f"{socket.gethostname()}_{os.getpid()}")
+        self._works = False
+        self.metrics.queue_waiting.set_function(lambda: self.queue.waiting)
+        self.metrics.queue_running.set_function(lambda: self.queue.running)
+
+    def gridnode_changed(self, key: Key, body: Mapping[str, Any]) -> None:
+        """A GridNode is there, or has changed; changes of its status are our own."""
+        metadata = body["metadata"]
+        rest = (
+            metadata.get("deletionTimestamp"),
+            tuple(metadata.get("finalizers") or ()),
+            tuple(sorted((metadata.get("annotations") or {}).items())),
+        )
+        if self._watchfulness.tell(key, metadata["uid"], int(metadata["generation"]), rest):
+            self.queue.request(key)
+
+    def gridnode_gone(self, key: Key) -> None:
+        """A GridNode is gone; one more look, to forget what was known of it."""
+        self._watchfulness.tell_gone(key)
+        self.queue.request(key)
+
+    def child_changed(self, key: Key) -> None:
+        """Something that belongs to a GridNode has changed."""
+        self.queue.request(key)
+
+    def why_not_alive(self) -> str | None:
+        """What only a restart would mend."""
+        if self._watchfulness.is_deaf:
+            return "changes of GridNodes are not heard any more"
+        if self.queue.longest_run > _LONGEST_RECONCILE:
+            return f"a reconcile has not ended for {self.queue.longest_run:.0f} s"
+        return None
+
+    async def run(self) -> int:
+        """Work until a signal comes, or the Lease is lost.
+
+        Returns:
+            The process's exit code.
+        """
+        stop = asyncio.Event()
+        registry = make_registry(self)
+        namespaces = self._settings.watch_namespaces
+        watching = kopf.operator(
+            registry=registry,
+            settings=make_settings(),
+            standalone=True,
+            clusterwide=not namespaces,
+            namespaces=namespaces,
+            stop_flag=stop,
+        )
+        tasks = [asyncio.create_task(self._lead(stop)), asyncio.create_task(self._compare())]
+        try:
+            await watching
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self.queue.stop()
+            if self._settings.leader_election:
+                await asyncio.to_thread(self._leadership.release)
+        return 1 if stop.is_set() else 0
+
+    def is_working(self) -> bool:
+        """Whether this operator leads."""
+        return self._works
+
+    async def _lead(self, stop: asyncio.Event) -> None:
+        while self._settings.leader_election and not await asyncio.to_thread(self._leadership.attempt):
+            await asyncio.sleep(INTERVAL)
+        self._works = True
+        self.metrics.leading.set(1)
+        self.queue.start()
+        logger.info("the operator works")
+        while self._settings.leader_election and await asyncio.to_thread(self._leadership.attempt):
+            await asyncio.sleep(INTERVAL)
+        if self._settings.leader_election:
+            logger.error("the Lease is lost: another operator may be at work, and this one ends")
+            stop.set()
+
+    async def _compare(self) -> None:
+        while True:
+            await asyncio.sleep(_COMPARE_INTERVAL)
+            with contextlib.suppress(ApiError):
+                self._watchfulness.compare(await asyncio.to_thread(self._list))
+
+    def _list(self) -> list[tuple[Key, str, int]]:
+        found = []
+        for namespace in self._settings.watch_namespaces or (None,):
+            for each in self._cluster.list(API_VERSION, KIND, namespace):
+                metadata = each["metadata"]
+                key = Key(metadata["namespace"], metadata["name"])
+                found.append((key, metadata["uid"], int(metadata["generation"])))
+        return found
+
+
+def main() -> None:
+    """Run the operator until SIGTERM."""
+    if sys.argv[1:] in (["--version"], ["-V"]):
+        print(f"gridnode-operator {__version__}")
+        return
+    if sys.argv[1:]:
+        sys.exit("gridnode-operator takes no arguments: its settings are GRIDNODE_OPERATOR_… variables.")
+    try:
+        settings = load_settings()
+        secrets = [each for each in (settings.database_url, settings.master_key) if each]
+        configure_logging(settings.log_format, settings.log_level, known_secrets=secrets)
+        cluster = Cluster(load_configuration(), connections=settings.workers + 2)
+    except InvalidSetting as error:
+        sys.exit(str(error))
+    except kubernetes.config.ConfigException as error:
+        sys.exit(f"There is no way to the API server: {error} Outside of a cluster, set KUBECONFIG.")
+    sys.exit(asyncio.run(_serve(settings, cluster)))
+
+
+async def _serve(settings: OperatorSettings, cluster: Cluster) -> int:
+    operator = Operator(settings, cluster)
+    alive, ready = operator.why_not_alive, lambda: None if operator.is_working() else "another operator works"
+    with served(settings.host, settings.port, operator.metrics.registry, alive=alive, ready=ready):
+        return await operator.run()
