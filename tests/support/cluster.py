@@ -5,6 +5,7 @@ There are no nodes: a pod stays Pending until a test says otherwise in its statu
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -233,6 +234,17 @@ class ControlPlane:
         answer = self.request(method, path, body, **more)
         assert answer.status < 300, f"{method} {path} was answered {answer.status}: {answer.body[:2000]!r}"
         return answer.json()
+
+    def watch(self, path: str, *, user: str = ADMIN, timeout: float = 30.0) -> Iterator[dict[str, Any]]:
+        """The events of a watch, until the server ends it or says nothing for ``timeout`` seconds.
+
+        Args:
+            path: of a list; all objects there are come first.
+        """
+        separator = "&" if "?" in path else "?"
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            for line in self._connections[user].lines(f"{path}{separator}watch=1", timeout=timeout):
+                yield json.loads(line)
 
     def kubectl(self, *arguments: str, user: str = ADMIN, given: str | None = None, seconds: float = 60.0) -> str:
         """What kubectl prints; ``given`` is its standard input.

@@ -66,14 +66,15 @@ class Kubelet:
         self.holding.clear()
 
     def _loop(self) -> None:
+        """Watches end, with the API server or when nothing happens; the next one tells of all pods again."""
         while not self._stop.wait(_INTERVAL):
-            if self.holding.is_set():
-                continue
-            answer = self._control_plane.request("GET", "/api/v1/pods?resourceVersion=0")
-            if answer.status != 200:
-                continue
-            for pod in answer.json()["items"]:
-                if not pod["metadata"].get("deletionTimestamp"):
+            for event in self._control_plane.watch("/api/v1/pods", timeout=1.0):
+                while self.holding.is_set() and not self._stop.wait(_INTERVAL):
+                    pass
+                if self._stop.is_set():
+                    return
+                pod = event["object"]
+                if event["type"] in ("ADDED", "MODIFIED") and not pod["metadata"].get("deletionTimestamp"):
                     self._look_after(pod)
 
     def _look_after(self, pod: Pod) -> None:

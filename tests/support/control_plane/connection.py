@@ -6,7 +6,7 @@ import base64
 import http.client
 import json
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +63,22 @@ class Connection:
             connection.request(method, path, body=sent, headers=sent_headers)
             response = connection.getresponse()
             return ApiAnswer(response.status, response.read())
+
+    def lines(self, path: str, *, timeout: float = 30.0) -> Iterator[bytes]:
+        """The lines of an answer that goes on, such as that of a watch, as they come.
+
+        Args:
+            timeout: seconds that the next line may take.
+
+        Raises:
+            OSError, http.client.HTTPException: as :meth:`request`.
+        """
+        connection = http.client.HTTPSConnection("127.0.0.1", self.port, context=self._tls, timeout=timeout)
+        with closing(connection):
+            connection.request("GET", path, headers={"Accept": "application/json"})
+            response = connection.getresponse()
+            while line := response.readline():
+                yield line
 
 
 def kubeconfig(url: str, authority: bytes, credentials: KeyPair | str, namespace: str = "default") -> str:
