@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 from gridnode_operator.api import GridNode
@@ -85,12 +85,12 @@ class Children:
             return must_be_replaced(live, manifest)
         return not is_applied(manifest, live, FIELD_MANAGER)
 
-    def prune(self, wanted: Iterable[Manifest]) -> None:
-        """Delete the children that should not be there any more."""
+    def prune(self, wanted: Iterable[Manifest], keep: Collection[str] = ()) -> None:
+        """Delete the children that should not be there any more, but for those of the kinds ``keep``."""
         names = {(each["kind"], each["metadata"]["name"]) for each in wanted}
         for (kind, name), live in list(self._live.items()):
             is_going = live["metadata"].get("deletionTimestamp")
-            if (kind, name) not in names and is_owned_by(live, self._gridnode) and not is_going:
+            if (kind, name) not in names and kind not in keep and is_owned_by(live, self._gridnode) and not is_going:
                 self.delete(live)
 
     def delete(self, live: Object) -> None:

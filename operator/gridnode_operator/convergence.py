@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from gridnode_operator.api import GridNode, ModelsStatus, SecretKey
 from gridnode_operator.children import Checkpoint, Children
@@ -24,6 +24,7 @@ from gridnode_operator.desired.environment import (
     management_secret_key,
     secret_references,
 )
+from gridnode_operator.desired.labels import selector_text
 from gridnode_operator.desired.migration_job import has_failed, has_succeeded, migration_job_name
 from gridnode_operator.desired.names import child_names
 from gridnode_operator.kube import Cluster, Object
@@ -31,6 +32,9 @@ from gridnode_operator.node_client import NodeClient
 from gridnode_operator.rollout import observe_rollout
 from gridnode_operator.status import DatabaseObservation, Observed, Problem, compute_status
 from gridnode_operator.tenants import RETIRE_INTERVAL, Prepared, Tenants, secret_value
+
+#: Without these a pod does not start.
+_NEEDED_BY_PODS: Final = ("Secret", "ServiceAccount")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +109,7 @@ class Convergence:
         self._names = child_names(gridnode.name)
         self._problems: list[Problem] = []
         self._not_applied: list[str] = []
+        self._pods_lack_something = False
 
     def run(self) -> tuple[dict[str, Any], Outcome]:
         """Do what can be done now.
@@ -119,25 +124,42 @@ class Convergence:
         context = self._context(prepared)
         if context is not None:
             self._bring_children(context)
+        is_settled = self._retire_login(prepared)
         status = self._status(prepared.observation, context)
-        return status, self._outcome(prepared, status)
+        return status, self._outcome(prepared, status, is_settled)
 
     def _prepare(self, database_secret: Object | None) -> Prepared:
         if self._gridnode.spec.paused:
             observation = self._tenants.look(self._gridnode, database_secret)
             return Prepared(observation=observation, url=secret_value(database_secret, DATABASE_URL_KEY))
-        deployment = self._children.get("Deployment", self._names.base)
         jobs = [each for each in self._children.all() if each["kind"] == "Job"]
         self._tools.checkpoint("prepare the database")
-        prepared = self._tenants.prepare(
-            self._gridnode,
-            database_secret,
-            migrated=any(has_succeeded(job) for job in jobs),
-            rolled_out=observe_rollout(self._gridnode, deployment).unfinished is None,
-        )
+        migrated = any(has_succeeded(job) for job in jobs)
+        prepared = self._tenants.prepare(self._gridnode, database_secret, migrated=migrated)
         for reason, message in prepared.done:
             self._cluster.post_event(self._resource, "Normal", reason, message)
         return prepared
+
+    def _retire_login(self, prepared: Prepared) -> bool:
+        """Drop the login of before a rotation, once no pod has it.
+
+        Returns:
+            Whether there is none any more.
+        """
+        if not prepared.rotation or prepared.url is None or self._gridnode.spec.paused:
+            return True
+        if self._problems or self._not_applied or not self._is_rolled_out():
+            return False
+        pods = self._cluster.list("v1", "Pod", self._gridnode.namespace, selector_text(self._gridnode))
+        if any(pod["metadata"].get("deletionTimestamp") for pod in pods):
+            return False
+        self._tools.checkpoint("retire the replaced login")
+        return self._tenants.retire(self._gridnode, prepared.url)
+
+    def _is_rolled_out(self) -> bool:
+        """Whether all pods are of the Deployment as it is now; the one that was applied just now says no."""
+        deployment = self._children.get("Deployment", self._names.base)
+        return observe_rollout(self._gridnode, deployment).unfinished is None
 
     def _context(self, prepared: Prepared) -> DesiredContext | None:
         """What children are built from, without the hashes of Secrets; None while the node has no login."""
@@ -171,12 +193,14 @@ class Convergence:
             if manifest["kind"] == "Job":
                 self._bring(manifest)
         job = self._children.get("Job", migration_job_name(self._gridnode, context))
-        may_roll_out = hashes is not None and job is not None and has_succeeded(job) and not self._problems
+        may_roll_out = hashes is not None and job is not None and has_succeeded(job) and not self._pods_lack_something
         for manifest in wanted:
             if waits_for_migration(manifest):
                 self._bring(manifest, allowed=may_roll_out)
-        if not self._gridnode.spec.paused and not self._problems:
-            self._children.prune(wanted)
+        if not self._gridnode.spec.paused:
+            # Pods that are to be replaced need theirs, should they restart before.
+            is_over = not self._not_applied and self._is_rolled_out()
+            self._children.prune(wanted, keep=() if is_over else _NEEDED_BY_PODS)
 
     def _bring(self, manifest: Manifest, *, allowed: bool = True) -> None:
         if allowed and not self._gridnode.spec.paused:
@@ -184,6 +208,7 @@ class Convergence:
             if problem is None:
                 return
             self._problems.append(problem)
+            self._pods_lack_something |= manifest["kind"] in (*_NEEDED_BY_PODS, "Job")
         if self._children.differs(manifest):
             self._not_applied.append(f"{manifest['kind']} {manifest['metadata']['name']}")
 
@@ -246,7 +271,7 @@ class Convergence:
         log = self._cluster.log_tail(self._gridnode.namespace, newest["metadata"]["name"])
         return log or _termination_message(newest)
 
-    def _outcome(self, prepared: Prepared, status: Mapping[str, Any]) -> Outcome:
+    def _outcome(self, prepared: Prepared, status: Mapping[str, Any], is_settled: bool) -> Outcome:
         conditions = {each["type"]: each for each in status["conditions"]}
         is_ready = conditions["Ready"]["status"] == "True"
         problem = self._problems[0] if self._problems else prepared.observation.problem
@@ -254,7 +279,7 @@ class Convergence:
             return Outcome(state="Degraded", after=self._environment.resync_interval, problem=problem.reason)
         is_degraded = conditions["Degraded"]["status"] == "True"
         state = "Degraded" if is_degraded else "Ready" if is_ready else "Progressing"
-        after = RETIRE_INTERVAL if prepared.old_login else self._environment.resync_interval
+        after = self._environment.resync_interval if is_settled else RETIRE_INTERVAL
         return Outcome(state="Paused" if self._gridnode.spec.paused else state, after=after)
 
 

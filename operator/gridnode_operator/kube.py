@@ -146,10 +146,14 @@ class Cluster:
         """Merge ``patch`` into the status of a GridNode. Nothing happens if it is gone."""
         self._merge(live, "/status", {"status": patch})
 
-    def set_finalizers(self, live: Read, finalizers: Sequence[str]) -> None:
-        """Replace the finalizers of a GridNode, unless somebody changed it meanwhile (status 409)."""
+    def set_finalizers(self, live: Read, finalizers: Sequence[str]) -> Object | None:
+        """Replace the finalizers of a GridNode, unless somebody changed it meanwhile (status 409).
+
+        Returns:
+            The GridNode as it is now; None if it is gone.
+        """
         metadata = {"finalizers": list(finalizers), "resourceVersion": live["metadata"]["resourceVersion"]}
-        self._merge(live, "", {"metadata": {**metadata, "uid": live["metadata"]["uid"]}})
+        return self._merge(live, "", {"metadata": {**metadata, "uid": live["metadata"]["uid"]}})
 
     def log_tail(self, namespace: str, pod: str, lines: int = 20) -> str:
         """The last lines that a pod has printed; empty if nobody knows them any more."""
@@ -205,15 +209,16 @@ class Cluster:
             raise
         return any(each["kind"] == kind for each in resources)
 
-    def _merge(self, live: Read, subresource: str, patch: Read) -> None:
+    def _merge(self, live: Read, subresource: str, patch: Read) -> Object | None:
         try:
-            self._request(
+            return self._object(
                 "PATCH", _path_of(live) + subresource, body=patch, query=[("fieldManager", FIELD_MANAGER)],
                 content_type="application/merge-patch+json",
             )  # fmt: skip
         except ApiError as error:
-            if error.status != 404:
-                raise
+            if error.status == 404:
+                return None
+            raise
 
     def _object(self, method: str, path: str, **more: Any) -> Object:
         found: Object = self._request(method, path, **more)

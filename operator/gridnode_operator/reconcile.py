@@ -83,8 +83,7 @@ class Reconciler:
         kinds = [each for each in CHILD_KINDS if "/".join(each) in apis or "/".join(each) not in _OPTIONAL_APIS]
         if not gridnode.spec.paused and FINALIZER not in gridnode.finalizers:
             self._checkpoint("add the finalizer")
-            self._cluster.set_finalizers(resource, [*gridnode.finalizers, FINALIZER])
-            resource = self._cluster.read(API_VERSION, KIND, namespace, name) or resource
+            resource = self._cluster.set_finalizers(resource, [*gridnode.finalizers, FINALIZER]) or resource
         children = Children(self._cluster, gridnode, kinds, self._checkpoint)
         status, outcome = Convergence(self._tools, resource, gridnode, children, apis).run()
         self._write_status(resource, status)

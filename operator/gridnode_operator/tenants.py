@@ -10,7 +10,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from gridnode_operator.api import (
@@ -51,15 +51,13 @@ class Prepared:
     Attributes:
         observation: For the status.
         url: Of the node's login, to be put into its Secret; None if there is none.
-        rotation: The wish for a new password that the URL follows, as a hash.
-        old_login: Whether a replaced login is still there.
+        rotation: The wish for a new password that the URL follows, as a hash; empty if none was ever made.
         done: What was done, for people: pairs of an Event's reason and message.
     """
 
     observation: DatabaseObservation
     url: str | None
     rotation: str = ""
-    old_login: bool = False
     done: tuple[tuple[str, str], ...] = ()
 
 
@@ -92,31 +90,46 @@ class Tenants:
         self._answers: dict[str, tuple[object, float, Prepared]] = {}
         self._demands: dict[str, tuple[tuple[str, str], int]] = {}
         self._budgets: dict[tuple[str, str], tuple[float, Budget]] = {}
+        #: By uid, the login beside which there is no other any more.
+        self._retired: dict[str, str] = {}
 
-    def prepare(self, gridnode: GridNode, secret: Object | None, *, migrated: bool, rolled_out: bool) -> Prepared:
-        """Have schema and login, give the login a new password if that is wished, and drop the replaced login.
+    def prepare(self, gridnode: GridNode, secret: Object | None, *, migrated: bool) -> Prepared:
+        """Have schema and login, and give the node another login if a new password is wished.
 
         Args:
             gridnode: Whose.
             secret: The node's live Secret with the URL; None if there is none.
             migrated: Whether the migration has succeeded.
-            rolled_out: Whether all pods use what is in ``secret``.
         """
         version = secret["metadata"]["resourceVersion"] if secret is not None else None
-        question = (gridnode.uid, gridnode.generation, gridnode.annotations, version, migrated, rolled_out)
+        question = (gridnode.uid, gridnode.generation, gridnode.annotations, version, migrated)
         with self._lock:
             asked, expires, answer = self._answers.get(gridnode.key, (None, 0.0, None))
         if answer is not None and asked == question and self._clock() < expires:
             return answer
-        answer = self._ask(gridnode, secret, rolled_out)
+        answer = self._ask(gridnode, secret)
         with self._lock:
             self._answers.pop(gridnode.key, None)
             if answer.observation.problem is None:
-                holds = RETIRE_INTERVAL if answer.old_login else _ANSWER_HOLDS
-                kept = Prepared(observation=answer.observation, url=answer.url, rotation=answer.rotation,
-                                old_login=answer.old_login)  # fmt: skip
-                self._answers[gridnode.key] = (question, self._clock() + holds, kept)
+                self._answers[gridnode.key] = (question, self._clock() + _ANSWER_HOLDS, replace(answer, done=()))
         return answer
+
+    def retire(self, gridnode: GridNode, url: str) -> bool:
+        """Drop the login that was replaced; to be called when all pods use ``url``.
+
+        Returns:
+            Whether it is gone. Sessions may still use it.
+        """
+        login = Login.in_url(url)
+        if login is None or self._retired.get(gridnode.uid) == login.name:
+            return True
+        try:
+            is_gone = self._admin(gridnode).retire(self._tenant(gridnode), login.name)
+        except (DatabaseError, ValueError):
+            return False
+        if is_gone:
+            self._retired[gridnode.uid] = login.name
+        return is_gone
 
     def look(self, gridnode: GridNode, secret: Object | None) -> DatabaseObservation:
         """The same without changing anything, for a GridNode that is paused."""
@@ -139,6 +152,7 @@ class Tenants:
         admin, tenant = self._admin(gridnode), self._tenant(gridnode)
         done = admin.drop(tenant) if gridnode.spec.database.reclaim_policy == "Delete" else admin.release(tenant)
         self.forget(gridnode.key)
+        self._retired.pop(gridnode.uid, None)
         return done
 
     def forget(self, key: str) -> None:
@@ -173,7 +187,7 @@ class Tenants:
             "Lower replicas, processesPerPod or database.poolSize, or raise max_connections.",
         )
 
-    def _ask(self, gridnode: GridNode, secret: Object | None, rolled_out: bool) -> Prepared:
+    def _ask(self, gridnode: GridNode, secret: Object | None) -> Prepared:
         url = secret_value(secret, DATABASE_URL_KEY)
         rotation = _annotation(secret, ROTATION_ANNOTATION)
         schema = self._names(gridnode).schema
@@ -183,25 +197,20 @@ class Tenants:
             ensured = admin.ensure(tenant, _login(secret), adopt=adopt)
             done = [("Adopted", f"Took over the schema {tenant.schema} with its models.")] if ensured.adopted else []
             credentials, wish = ensured.credentials, wished_rotation(gridnode)
-            old_login = False
             if url is None:
                 rotation = wish
             elif wish != rotation and not tenant.iam:
                 replaced = _rotate(admin, tenant, credentials.login)
                 if replaced is not None:
                     credentials, rotation = replaced, wish
+                    self._retired.pop(gridnode.uid, None)
                     done.append(("Rotated", f"The node has a new password; its login is {credentials.login} now."))
-                old_login = True
-            elif rotation:
-                old_login = not (rolled_out and admin.retire(tenant, credentials.login))
         except DatabaseError as error:
             problem = Problem(error.reason, error.message)
             observation = DatabaseObservation(schema=schema, problem=problem)
             return Prepared(observation=observation, url=url, rotation=rotation)
         observation = DatabaseObservation(schema=tenant.schema, revision=ensured.revision)
-        return Prepared(
-            observation=observation, url=credentials.url, rotation=rotation, old_login=old_login, done=tuple(done)
-        )
+        return Prepared(observation=observation, url=credentials.url, rotation=rotation, done=tuple(done))
 
     def _budget(self, admin: AdminDatabase) -> Budget:
         with self._lock:
