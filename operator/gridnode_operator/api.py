@@ -118,15 +118,15 @@ class Database(Struct, rename="camel", frozen=True):
     admin_secret_ref: Annotated[
         SecretKey | None,
         Meta(
-            description="URL of an administrator's login, in a Secret of the operator's namespace. "
-            "The operator's default server if absent."
+            description="URL of an administrator's login, in a Secret of the operator's namespace that has the label "
+            "gridnode.io/database-admin=true. The operator's default server if absent."
         ),
     ] = None
     schema: Annotated[
         SchemaName | None,
         Meta(
             description="Name of the schema, derived from namespace and name if absent. Can't be changed. "
-            "Naming the schema of a deleted GridNode adopts its models.",
+            "A GridNode of the same namespace and name adopts the models that a deleted one left in it.",
         ),
     ] = None
     reclaim_policy: Annotated[
@@ -420,7 +420,9 @@ class ModelsStatus(Struct, rename="camel", frozen=True):
 class DatabaseStatus(Struct, rename="camel", frozen=True):
     """Where the node's data is."""
 
-    schema: Annotated[str, Meta(description="Name of the schema; name it in another GridNode to adopt the models.")]
+    schema: Annotated[
+        str, Meta(description="Name of the schema; a later GridNode of this name adopts the models in it.")
+    ]
 
 
 class Display(Struct, rename="camel", frozen=True):
