@@ -47,6 +47,8 @@ ROTATION_ANNOTATION: Final = f"{GROUP}/rotation"
 DATABASE_ADMIN_LABEL: Final = f"{GROUP}/database-admin"
 #: On the pods: changes when a Secret that they read does, so that they restart.
 SECRETS_HASH_ANNOTATION: Final = f"{GROUP}/secrets-hash"
+#: On every child but Jobs: a hash of what was applied last.
+APPLIED_ANNOTATION: Final = f"{GROUP}/applied"
 #: On the migration Job: what its pods are made from. One that failed is replaced when this would be another.
 TEMPLATE_HASH_ANNOTATION: Final = f"{GROUP}/template-hash"
 
@@ -504,6 +506,12 @@ class GridNode(Struct, frozen=True):
         """Text whose change asks for a new database password; empty when none was ever asked for."""
         wishes = (self.spec.database.rotate, self.annotations.get(ROTATE_ANNOTATION))
         return "\n".join(wish or "" for wish in wishes).strip("\n")
+
+
+# msgspec works out what a struct needs when it is first used, and threads that do so at the same time crash (seen with
+# 0.22): so it is done here, once. An empty spec is one; the others only have to be looked at.
+for _kind in (GridNodeSpec, GridNodeStatus, ModelsStatus):
+    msgspec.convert({}, _kind)
 
 
 def parse(resource: Mapping[str, Any]) -> GridNode:

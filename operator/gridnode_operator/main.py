@@ -115,7 +115,7 @@ class Operator:
         namespaces = self._settings.watch_namespaces
         watching = kopf.operator(
             registry=registry,
-            settings=make_settings(),
+            settings=make_settings(clusterwide=not namespaces),
             standalone=True,
             clusterwide=not namespaces,
             namespaces=namespaces,
@@ -177,6 +177,8 @@ def main() -> None:
         settings = load_settings()
         secrets = [each for each in (settings.database_url, settings.master_key) if each]
         configure_logging(settings.log_format, settings.log_level, known_secrets=secrets)
+        # A line for each event, with all of kopf's settings in it.
+        logging.getLogger("kopf.objects").setLevel(logging.WARNING)
         cluster = Cluster(load_configuration(), connections=settings.workers + 2)
     except InvalidSetting as error:
         sys.exit(str(error))

@@ -62,6 +62,7 @@ class OperatorProcess:
             "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
             "HOME": str(directory),
             "KUBECONFIG": str(kubeconfig),
+            "PYTHONFAULTHANDLER": "1",
             **{f"GRIDNODE_OPERATOR_{name}": value for name, value in values.items()},
         }
         self.process: subprocess.Popen[bytes] | None = None
@@ -69,9 +70,11 @@ class OperatorProcess:
     def start(self) -> None:
         """Start it, without waiting for anything."""
         with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "gridnode_operator"], env=self._environment, stdout=log, stderr=log
-            )
+            self.process = subprocess.Popen(self.command(), env=self._environment, stdout=log, stderr=log)
+
+    def command(self) -> list[str]:
+        """What is started."""
+        return [sys.executable, "-m", "gridnode_operator"]
 
     def wait_until_alive(self, seconds: float = 60.0) -> None:
         """Wait until it answers its liveness probe."""
