@@ -1,13 +1,15 @@
 """The command ``gridnode``: which subcommands there are, and how an error is told.
 
-A subcommand ``x`` lives in ``gridnode/commands/x.py`` as a function ``x``, or as a Typer app ``app`` if it has
-subcommands of its own. Its module is imported when it is called, so that ``--help`` needs neither NumPy nor a database.
+A subcommand ``x`` lives in a module ``x`` as a function ``x``, or as a Typer app ``app`` if it has subcommands of its
+own. The module is imported when it is called, so that ``--help`` needs neither NumPy nor a database. Those of the
+operator are known by name only: the node works without it.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
@@ -17,16 +19,46 @@ import typer.main
 from gridnode import __version__
 from gridnode.errors import GridNodeError
 
-# In the order of --help: first what one tries first. Short enough for a line of 80 characters.
+_NODE = "gridnode.commands"
+_OPERATOR = "gridnode_operator.commands"
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A subcommand.
+
+    Attributes:
+        summary: for ``--help``; short enough for a line of 80 characters.
+        package: where its module is.
+        extra: of the distribution, without which its imports are missing.
+    """
+
+    summary: str
+    package: str = _NODE
+    extra: str | None = None
+
+
+class MissingExtra(GridNodeError):
+    """A command needs something that is not installed."""
+
+
+# In the order of --help: first what one tries first.
 COMMANDS = {
-    "demo": "Train a real model over simulated phones on this machine.",
-    "serve": "Run a node.",
-    "migrate": "Bring the database's schema to this release.",
-    "host": "Host a process: a model, its plans and its configuration.",
-    "processes": "List, pause, resume, finish and delete the processes of a node.",
-    "retrieve": "Save a checkpoint of a hosted model.",
-    "simulate": "Train a hosted model with simulated phones that really train.",
-    "config": "Print every setting with its value and where it came from.",
+    "demo": Command("Train a real model over simulated phones on this machine."),
+    "up": Command("Run the GridNodes of a manifest on this machine.", _OPERATOR, "up"),
+    "down": Command("Stop what `gridnode up` runs.", _OPERATOR, "up"),
+    "serve": Command("Run a node."),
+    "migrate": Command("Bring the database's schema to this release."),
+    "plan": Command("Build training plans for phones, judge them and read them."),
+    "host": Command("Host a process: a model, its plans and its configuration."),
+    "processes": Command("List, pause, resume, finish and delete the processes of a node."),
+    "retrieve": Command("Save a checkpoint of a hosted model."),
+    "simulate": Command("Train a hosted model with simulated phones that really train."),
+    "master": Command("Run the master node.", _OPERATOR, "master"),
+    "keys": Command("Create, list and revoke keys of the master node.", _OPERATOR, "master"),
+    "models": Command("List the models of all nodes, as the master node knows them.", _OPERATOR, "master"),
+    "watch": Command("Watch all models train.", _OPERATOR, "master"),
+    "config": Command("Print every setting with its value and where it came from."),
 }
 
 _HELP = """A federated-learning server: phones train, the node averages.
@@ -45,7 +77,15 @@ class _LazyGroup(typer.core.TyperGroup):
 
 
 def _load(name: str) -> Any:
-    module = importlib.import_module(f"gridnode.commands.{name}")
+    command = COMMANDS[name]
+    try:
+        module = importlib.import_module(f"{command.package}.{name}")
+    except ModuleNotFoundError as error:
+        if command.extra is None:
+            raise
+        missing, _, _ = (error.name or "").partition(".")
+        install = f"pip install 'gridnode[{command.extra}]'"
+        raise MissingExtra(f"`gridnode {name}` needs {missing}, which is not installed. Run: {install}") from None
     app = getattr(module, "app", None)
     if app is None:
         app = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False, add_completion=False)
@@ -74,8 +114,8 @@ def _options(
 
 
 def _list_placeholders() -> None:
-    for name, summary in COMMANDS.items():
-        app.command(name, help=summary)(lambda: None)
+    for name, command in COMMANDS.items():
+        app.command(name, help=command.summary)(lambda: None)
 
 
 _list_placeholders()

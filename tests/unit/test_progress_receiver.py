@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -44,13 +42,18 @@ def test_other_paths_are_not_found(receiver: ProgressReceiver) -> None:
     assert requests.get(receiver.url, timeout=5).text == "Running"
 
 
-def test_waiting_ends_when_the_progress_arrives(receiver: ProgressReceiver) -> None:
-    assert not receiver.wait_for("a", 100, 0.05)
-    sender = threading.Timer(0.1, post, (receiver, {"model_id": "a", "percent_complete": 100}))
-    sender.start()
+def test_nodes_with_a_model_of_the_same_name_are_told_apart(receiver: ProgressReceiver) -> None:
+    post(receiver, {"node_id": "default/one", "model_id": "a", "percent_complete": 10})
+    post(receiver, {"node_id": "default/two", "model_id": "a", "percent_complete": 70})
+    post(receiver, {"node_id": "default/one", "model_id": "a", "percent_complete": 20})
 
-    start = time.monotonic()
-    assert receiver.wait_for("a", 100, 5.0)
+    assert receiver.percents("default/one") == {"a": 20}
+    assert receiver.percents("default/two") == {"a": 70}
+    assert receiver.percents("default/three") == {}
+    assert receiver.percent("a") == 20
 
-    assert time.monotonic() - start < 2.0
-    sender.join()
+
+def test_port_that_is_in_use_is_an_error(receiver: ProgressReceiver) -> None:
+    port = int(receiver.url.rpartition(":")[2])
+    with pytest.raises(OSError, match="in use"):
+        ProgressReceiver(port)

@@ -16,12 +16,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from gridnode.db.embedded import EmbeddedPostgres
 from gridnode.errors import InvalidRequest
 from gridnode.simulation.demonstration import NAME, Demonstration, Plot, Result, check_rise
 from gridnode.simulation.fleet import Fleet
 from gridnode.simulation.local_node import LocalNode
-from gridnode.simulation.progress_receiver import ProgressReceiver
 from gridnode.simulation.report import accuracy_bar, check_picture, counts_line, draw_accuracy, live_view, watch
 
 INTERRUPTED = 130
@@ -31,7 +29,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def demo(
     data: Annotated[
         Path | None,
-        typer.Option(help="Keep the database and the node's log in this directory; else they are deleted at the end."),
+        typer.Option(help="Keep the database and the logs in this directory; else they are deleted at the end."),
     ] = None,
     picture: Annotated[Path, typer.Option(help="Where to write the picture of accuracy per cycle (PNG).")] = Path(
         "demo-accuracy.png"
@@ -42,7 +40,7 @@ def demo(
 ) -> None:
     """Train a real model over simulated phones on this machine, and draw its accuracy.
 
-    Starts a private PostgreSQL, a node and a receiver for its progress.
+    Runs examples/gridnode.yaml as `gridnode up` does: a private PostgreSQL, two replicas of a node, and a master node.
     Hosts a neural network and trains it on handwritten digits, spread unevenly over the phones.
     Scores every checkpoint on digits that no phone has, and stops everything again.
     Takes less than a minute.
@@ -75,22 +73,22 @@ def _run(plot: Plot, directory: Path, interrupts: _Interrupts, console: Console)
         with _step(console, f"digits split over {plot.phones} phones"):
             demonstration = Demonstration(plot)
         console.print(_data_line(demonstration), style="dim", highlight=False)
-        with _step(console, "PostgreSQL started"), interrupts.held():
-            # The node would start it too; in use here as well, it is stopped even if the node can't do it any more.
-            running.enter_context(EmbeddedPostgres(directory))
-        with _step(console, "progress receiver and node started"):
-            receiver = running.enter_context(ProgressReceiver())
-            node = LocalNode(directory, master_url=receiver.url)
+        with _step(console, "PostgreSQL, two replicas of a node and a master node started"):
+            node = LocalNode(directory)
             running.callback(node.stop)
             with interrupts.held():
                 node.start()
             node.wait_until_ready()
-        console.print(f"  phones talk to {node.device_url}", style="dim", highlight=False)
+        console.print(
+            f"  by gridnode up -f examples/gridnode.yaml; phones talk to {node.device_url}",
+            style="dim",
+            highlight=False,
+        )
         with _step(console, f"{NAME} {plot.version} hosted"):
             demonstration.host(node)
         with _step(console, f"{plot.cycles} cycles trained, progress 100 % received"):
-            fleet = _train(demonstration, node, receiver, console)
-            figures = demonstration.check_finished(fleet, receiver)
+            fleet = _train(demonstration, node, console)
+            figures = demonstration.check_finished(fleet, node.percent)
         console.print(f"  {counts_line(figures)}", style="dim", highlight=False)
         with _step(console, "every checkpoint retrieved and scored on held-out digits"):
             result = demonstration.score(node, figures)
@@ -99,16 +97,14 @@ def _run(plot: Plot, directory: Path, interrupts: _Interrupts, console: Console)
     return result
 
 
-def _train(demonstration: Demonstration, node: LocalNode, receiver: ProgressReceiver, console: Console) -> Fleet:
+def _train(demonstration: Demonstration, node: LocalNode, console: Console) -> Fleet:
     fleet = demonstration.fleet(node.device_url)
     title = f"{demonstration.plot.phones} phones train {NAME}"
     fleet.start()
     watch(
         fleet,
         console,
-        lambda figures: live_view(
-            title, figures, cycles=demonstration.plot.cycles, progress=receiver.percent(NAME) / 100
-        ),
+        lambda figures: live_view(title, figures, cycles=demonstration.plot.cycles, progress=node.percent(NAME) / 100),
     )
     return fleet
 
@@ -155,15 +151,15 @@ def _show_next_steps(result: Result, data: Path | None, console: Console) -> Non
         f"Half of them spoke HTTP, half WebSocket; {figures.outcomes.get('dropped', 0)} times one vanished after it "
         f"was accepted, {figures.duplicates} times one reported twice. Each report counted once.\n\n"
         "Next:\n"
-        "  gridnode serve             a node of your own\n"
-        "  gridnode host --help       your own model on it\n"
-        "  gridnode simulate --help   phones with your own data to train it",
+        "  gridnode up -f examples/gridnode.yaml   a node of your own\n"
+        "  gridnode host --help                    your own model on it\n"
+        "  gridnode simulate --help                phones with your own data to train it",
         highlight=False,
         markup=False,
     )
     if data is not None:
         console.print(
-            f"  gridnode serve --data-dir {data}   the demo's node again, with its checkpoints",
+            f"  gridnode up -f examples/gridnode.yaml --data {data}   the demo's node again, with its checkpoints",
             highlight=False,
             markup=False,
             soft_wrap=True,

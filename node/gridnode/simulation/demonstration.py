@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
@@ -18,7 +19,6 @@ from gridnode.simulation.fleet import Fleet, Limits, Pace, Population, build_pho
 from gridnode.simulation.local_node import LocalNode
 from gridnode.simulation.partition import split_dirichlet
 from gridnode.simulation.phone import TRAINING_PLAN, Target
-from gridnode.simulation.progress_receiver import ProgressReceiver
 from gridnode.simulation.tally import CycleFigures, Figures
 from gridnode.simulation.training import TrainingPlan
 
@@ -136,11 +136,15 @@ class Demonstration:
         pace = Pace(after_report=2.0, after_dropout=3.0)
         return Fleet(phones, seed=plot.seed, concurrency=4, limits=Limits(seconds=_TIME_LIMIT), pace=pace)
 
-    def check_finished(self, fleet: Fleet, receiver: ProgressReceiver) -> Figures:
+    def check_finished(self, fleet: Fleet, percent: Callable[[str], int]) -> Figures:
         """The figures of a fleet that trained to the end.
 
+        Args:
+            fleet: It has ended.
+            percent: Progress of a model as the master node knows it.
+
         Raises:
-            DemonstrationFailed: it did not, or the progress receiver was not told so.
+            DemonstrationFailed: it did not, or the master node was not told so.
         """
         figures = fleet.result()
         if fleet.end != "finished":
@@ -148,10 +152,11 @@ class Demonstration:
                 f"the training ended before the process was finished ({fleet.end}): {len(figures.cycles)} of "
                 f"{self.plot.cycles} cycles in {figures.seconds:.0f} s. {_first_error(figures)}"
             )
-        if not receiver.wait_for(NAME, 100, _PROGRESS_TIMEOUT):
-            raise DemonstrationFailed(
-                f"the process is finished, but the progress receiver heard only of {receiver.percent(NAME)} %."
-            )
+        deadline = time.monotonic() + _PROGRESS_TIMEOUT
+        while (known := percent(NAME)) < 100:
+            if time.monotonic() > deadline:
+                raise DemonstrationFailed(f"the process is finished, but the master node heard only of {known} %.")
+            time.sleep(0.05)
         return figures
 
     def score(self, node: LocalNode, figures: Figures) -> Result:

@@ -1,27 +1,27 @@
-"""A real node on this machine, run as ``gridnode serve`` in processes of its own and stopped again."""
+"""A real node on this machine, run as ``gridnode up`` from a manifest and stopped again."""
 
 from __future__ import annotations
 
 import base64
 import contextlib
-import os
-import secrets
-import signal
-import socket
+import json
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
+from importlib import resources
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import requests
 
 from gridnode.errors import GridNodeError, NotFound
 
-_READY_TIMEOUT = 90.0
-_STOP_TIMEOUT = 15.0
+_READY_TIMEOUT = 120.0
+_STOP_TIMEOUT = 60.0
+_KILL_TIMEOUT = 15.0
 _ANSWER_TIMEOUT = 60.0
 _LAST_LOG_LINES = 15
 
@@ -31,25 +31,27 @@ class NodeFailed(GridNodeError):
 
 
 class LocalNode:
-    """Runs while the ``with`` block does.
+    """The GridNode of ``examples/gridnode.yaml``, with its database and master node, while the ``with`` block runs.
 
     Args:
-        data_dir: for the private PostgreSQL and the log ``node.log``.
-        master_url: who gets the progress.
+        data_dir: of ``gridnode up``; its messages go into ``up.log`` there.
+        arguments: further ones of ``gridnode up``.
     """
 
-    def __init__(self, data_dir: Path, *, master_url: str) -> None:
+    def __init__(self, data_dir: Path, *arguments: str) -> None:
         self._data_dir = data_dir
-        self._master_url = master_url
-        self._token = secrets.token_hex(16)
-        self._device_port, self._management_port = _free_ports(2)
+        self._arguments = arguments
         self._process: subprocess.Popen[bytes] | None = None
-        self.log_file = data_dir / "node.log"
+        self._listener: threading.Thread | None = None
+        #: The last line of ``gridnode up --output json``.
+        self._state: dict[str, Any] = {}
+        self._changed = threading.Condition()
+        self.log_file = data_dir / "up.log"
 
     @property
     def device_url(self) -> str:
         """The address that phones use."""
-        return f"http://127.0.0.1:{self._device_port}"
+        return str(self._gridnode["url"])
 
     def __enter__(self) -> Self:
         try:
@@ -66,54 +68,61 @@ class LocalNode:
         self.stop()
 
     def start(self) -> None:
-        """Start its processes; returns at once."""
-        command = [
-            sys.executable, "-m", "gridnode", "serve",
-            "--host", "127.0.0.1", "--device-port", str(self._device_port),
-            "--management-port", str(self._management_port),
-        ]  # fmt: skip
+        """Start everything; returns at once."""
+        manifest = resources.files("gridnode.simulation") / "assets" / "gridnode.yaml"
         self._data_dir.mkdir(parents=True, exist_ok=True)
-        with self.log_file.open("wb") as log:
+        with resources.as_file(manifest) as file, self.log_file.open("wb") as log:
             self._process = subprocess.Popen(  # noqa: S603
-                command,
-                env=self._environment(),
+                [
+                    sys.executable, "-m", "gridnode", "up", "--file", str(file.resolve()),
+                    "--data", str(self._data_dir), "--output", "json", *self._arguments,
+                ],
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=subprocess.PIPE,
                 stderr=log,
                 # Ctrl-C on the terminal is for the caller, who then stops the node in good order.
                 start_new_session=True,
-            )
+            )  # fmt: skip
+        assert self._process.stdout is not None  # noqa: S101 - for the type checker
+        self._listener = threading.Thread(target=self._listen, args=(self._process.stdout,), daemon=True)
+        self._listener.start()
 
     def wait_until_ready(self) -> None:
         """Wait until devices can be served.
 
         Raises:
-            NodeFailed: the node ended, or takes too long.
+            NodeFailed: it ended, or takes too long.
         """
         deadline = time.monotonic() + _READY_TIMEOUT
-        while time.monotonic() < deadline:
-            if self._process is not None and self._process.poll() is not None:
-                raise NodeFailed(
-                    f"the node ended with code {self._process.returncode} while starting.\n{self._last_log_lines()}"
-                )
-            with contextlib.suppress(requests.RequestException):
-                if requests.get(f"http://127.0.0.1:{self._management_port}/readyz", timeout=5).status_code == 200:
-                    return
-            time.sleep(0.1)
-        raise NodeFailed(f"the node was not ready after {_READY_TIMEOUT:.0f} s.\n{self._last_log_lines()}")
+        with self._changed:
+            while not self._state.get("ready"):
+                if self._process is not None and self._process.poll() is not None:
+                    raise NodeFailed(f"`gridnode up` ended while starting.\n{self._last_log_lines()}")
+                if time.monotonic() > deadline:
+                    raise NodeFailed(f"the node was not ready after {_READY_TIMEOUT:.0f} s.\n{self._last_log_lines()}")
+                self._changed.wait(0.1)
 
     def stop(self) -> None:
-        """Let the node end its requests and stop; kill its processes if that takes too long."""
+        """Let everything end in good order; end it at once if that takes too long."""
         process, self._process = self._process, None
         if process is None:
             return
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_STOP_TIMEOUT)
-        # The node leads a process group of its own, in which nothing else is; whatever is left of it goes now.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        for seconds in (_STOP_TIMEOUT, _KILL_TIMEOUT):
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(seconds)
+                break
+        else:
+            process.kill()
+            process.wait()
+        if self._listener is not None:
+            self._listener.join()
+
+    def percent(self, model: str) -> int:
+        """The last progress of a model that the master node has received, 0 before the first."""
+        with self._changed:
+            gridnodes = self._state.get("gridnodes") or [{}]
+            return int(gridnodes[0].get("reported", {}).get(model, 0))
 
     def host(
         self,
@@ -148,11 +157,13 @@ class LocalNode:
         return self._manage("GET", "retrieve-model", params=query).content
 
     def _manage(self, method: str, action: str, **options: Any) -> requests.Response:
+        gridnode = self._gridnode
+        token = Path(gridnode["token_file"]).read_text(encoding="utf-8")
         try:
             response = requests.request(
                 method,
-                f"http://127.0.0.1:{self._management_port}/model-centric/{action}",
-                headers={"Authorization": f"Bearer {self._token}"},
+                f"{gridnode['management_url']}/model-centric/{action}",
+                headers={"Authorization": f"Bearer {token}"},
                 timeout=_ANSWER_TIMEOUT,
                 **options,
             )
@@ -164,15 +175,20 @@ class LocalNode:
             raise NodeFailed(f"the node answered {action} with {response.status_code}: {_error_of(response)}")
         return response
 
-    def _environment(self) -> dict[str, str]:
-        # Settings meant for another node on this machine, its database above all, must not reach this one.
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("GRIDNODE_")}
-        return {
-            **inherited,
-            "GRIDNODE_DATA_DIR": str(self._data_dir),
-            "GRIDNODE_MANAGEMENT_TOKEN": self._token,
-            "GRIDNODE_MASTER_URL": self._master_url,
-        }
+    @property
+    def _gridnode(self) -> dict[str, Any]:
+        with self._changed:
+            found: dict[str, Any] = self._state["gridnodes"][0]
+            return found
+
+    def _listen(self, output: IO[bytes]) -> None:
+        with output:
+            for line in output:
+                with self._changed:
+                    self._state = json.loads(line)
+                    self._changed.notify_all()
+        with self._changed:
+            self._changed.notify_all()
 
     def _last_log_lines(self) -> str:
         try:
@@ -180,15 +196,6 @@ class LocalNode:
         except OSError:
             return ""
         return "\n".join(["Its last log lines:", *lines[-_LAST_LOG_LINES:]])
-
-
-def _free_ports(count: int) -> list[int]:
-    """Free ports, all different because all are held until the last is found."""
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 def _text(data: bytes) -> str:

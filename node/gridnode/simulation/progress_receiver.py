@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
@@ -13,27 +12,43 @@ _LONGEST_BODY = 64 * 1024
 
 
 class ProgressReceiver:
-    """An HTTP server on a free loopback port, in a thread of this process, while the ``with`` block runs."""
+    """An HTTP server on loopback, in a thread of this process, while the ``with`` block runs.
 
-    def __init__(self) -> None:
-        self._events: list[dict[str, Any]] = []
-        self._changed = threading.Condition()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+    Args:
+        port: To listen on; 0 for any free one.
+
+    Raises:
+        OSError: the port is in use.
+    """
+
+    def __init__(self, port: int = 0) -> None:
+        # By node and model, in the order in which they were last heard of.
+        self._percents: dict[tuple[str, str], int] = {}
+        self._lock = threading.Lock()
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
         self._server.daemon_threads = True
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.05,), name="progress-receiver", daemon=True
         )
 
-    def __enter__(self) -> Self:
+    def start(self) -> None:
+        """Receive from now on, until :meth:`close`."""
         self._thread.start()
+
+    def close(self) -> None:
+        """Stop receiving."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def __enter__(self) -> Self:
+        self.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self.close()
 
     @property
     def url(self) -> str:
@@ -41,24 +56,20 @@ class ProgressReceiver:
         return f"http://127.0.0.1:{self._server.server_port}"
 
     def percent(self, model: str) -> int:
-        """The last progress received for a model, 0 before the first."""
-        with self._changed:
-            return self._percent(model)
+        """The last progress received for a model, of whichever node; 0 before the first."""
+        with self._lock:
+            return next((percent for (_, name), percent in reversed(self._percents.items()) if name == model), 0)
 
-    def wait_for(self, model: str, percent: int, seconds: float) -> bool:
-        """Wait until a model has come so far; False if it has not after ``seconds``."""
-        deadline = time.monotonic() + seconds
-        with self._changed:
-            return self._changed.wait_for(lambda: self._percent(model) >= percent, max(deadline - time.monotonic(), 0))
-
-    def _percent(self, model: str) -> int:
-        percents = [event["percent_complete"] for event in self._events if event["model_id"] == model]
-        return percents[-1] if percents else 0
+    def percents(self, node_id: str) -> dict[str, int]:
+        """The last progress that a node has reported, by model."""
+        with self._lock:
+            return {model: percent for (node, model), percent in self._percents.items() if node == node_id}
 
     def _receive(self, event: dict[str, Any]) -> None:
-        with self._changed:
-            self._events.append(event)
-            self._changed.notify_all()
+        key = str(event.get("node_id", "")), event["model_id"]
+        with self._lock:
+            self._percents.pop(key, None)
+            self._percents[key] = event["percent_complete"]
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         receiver = self

@@ -84,13 +84,23 @@ def master_secret_key(gridnode: GridNode, context: DesiredContext) -> SecretKey 
 
 def secret_references(gridnode: GridNode, context: DesiredContext) -> list[SecretKey]:
     """Every key of a Secret that the pods' environment is read from: when one changes, the pods must restart."""
-    passed = [
-        SecretKey(reference["name"], reference["key"])
-        for variable in gridnode.spec.pod_template.env
-        if (reference := (variable.get("valueFrom") or {}).get("secretKeyRef"))
-    ]
-    own = [*secret_environment(gridnode, context).values(), *passed]
-    return sorted(set(own), key=lambda each: (each.name, each.key))
+    own = secret_environment(gridnode, context).values()
+    return sorted({*own, *_passed_references(gridnode)}, key=lambda each: (each.name, each.key))
+
+
+def optional_secret_references(gridnode: GridNode) -> frozenset[SecretKey]:
+    """Those of them that pods start without."""
+    return frozenset(key for key, is_optional in _passed_references(gridnode).items() if is_optional)
+
+
+def _passed_references(gridnode: GridNode) -> dict[SecretKey, bool]:
+    """The spec's own, and whether each may be missing."""
+    found: dict[SecretKey, bool] = {}
+    for variable in gridnode.spec.pod_template.env:
+        if reference := (variable.get("valueFrom") or {}).get("secretKeyRef"):
+            key = SecretKey(reference["name"], reference["key"])
+            found[key] = found.get(key, True) and bool(reference.get("optional"))
+    return found
 
 
 def environment_variables(gridnode: GridNode, context: DesiredContext, *names: str) -> list[Manifest]:

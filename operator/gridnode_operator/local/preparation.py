@@ -1,0 +1,99 @@
+"""What must be there before replicas can run: schema and login, Secrets, the migration, and the environment."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from gridnode.db.revision import REVISION
+from gridnode.errors import GridNodeError
+from gridnode_operator.api import GridNode, SecretKey
+from gridnode_operator.desired.context import DesiredContext, NodeSecrets
+from gridnode_operator.desired.environment import MANAGEMENT_TOKEN_KEY, database_secret_key
+from gridnode_operator.desired.names import child_names
+from gridnode_operator.desired.secret import build_database_secret, build_management_secret, build_master_secret
+from gridnode_operator.local.data_directory import DataDirectory
+from gridnode_operator.local.environment import node_variables, with_secrets
+from gridnode_operator.local.migration import migrate
+from gridnode_operator.tenants import Prepared, Tenants
+
+_TOKEN_BYTES: Final = 24
+
+
+class NotPrepared(GridNodeError):
+    """The database server can't be used as it should; the message says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What all GridNodes of a machine share; ``tell`` is given what happened, for people."""
+
+    data: DataDirectory
+    tenants: Tenants
+    context: DesiredContext
+    tell: Callable[[str], None]
+
+
+async def prepare(
+    gridnode: GridNode, around: Surroundings, tell: Callable[[str], None], *, migrated: bool
+) -> dict[str, str]:
+    """Have all of it; gives the variables of the node's processes. Changes nothing if all is there.
+
+    Args:
+        gridnode: Whose.
+        around: See :class:`Surroundings`.
+        tell: Given what was done.
+        migrated: Whether it was prepared before.
+
+    Raises:
+        GridNodeError: one of them is not to be had; what is there already stays.
+    """
+    files, names = around.data.secrets, child_names(gridnode.name)
+    live = files.find(gridnode.namespace, names.database_secret)
+    prepared = await asyncio.to_thread(around.tenants.prepare, gridnode, live, migrated=migrated)
+    if prepared.observation.problem is not None or prepared.url is None:
+        problem = prepared.observation.problem
+        raise NotPrepared(problem.message if problem is not None else "there is no database login yet")
+    context = with_secrets(around.context, _secrets(gridnode, around, prepared))
+    for build in (build_database_secret, build_management_secret, build_master_secret):
+        manifest = build(gridnode, context)
+        if manifest is not None:
+            files.apply(gridnode.namespace, manifest)
+    for _, what in prepared.done:
+        tell(what)
+    revision = prepared.observation.revision
+    if not revision or revision < REVISION:
+        tell(f"schema migrated to revision {await migrate(gridnode, context, around.data)}")
+    return node_variables(gridnode, context, files)
+
+
+async def retire(gridnode: GridNode, around: Surroundings) -> bool:
+    """Drop the login from before a rotation, once no process uses it; gives whether it is gone."""
+    url = around.data.secrets.read(gridnode.namespace, database_secret_key(gridnode))
+    return url is None or await asyncio.to_thread(around.tenants.retire, gridnode, url)
+
+
+async def leave(gridnode: GridNode, around: Surroundings) -> None:
+    """Do with the data of a GridNode that is no more as its reclaim policy says, and forget its Secrets.
+
+    Raises:
+        DatabaseError: the server does not answer, or refuses; nothing is forgotten then.
+    """
+    await asyncio.to_thread(around.tenants.leave, gridnode)
+    names = child_names(gridnode.name)
+    for name in (names.database_secret, names.management_secret, names.master_secret):
+        around.data.secrets.remove(gridnode.namespace, name)
+
+
+def _secrets(gridnode: GridNode, around: Surroundings, prepared: Prepared) -> NodeSecrets:
+    own = SecretKey(child_names(gridnode.name).management_secret, MANAGEMENT_TOKEN_KEY)
+    token = around.data.secrets.read(gridnode.namespace, own) or secrets.token_urlsafe(_TOKEN_BYTES)
+    return NodeSecrets(
+        database_url=prepared.url or "",
+        management_token=token,
+        master_key=around.context.secrets.master_key,
+        rotation=prepared.rotation,
+    )
