@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from bench.wire import float_tensors
 from bench.workload import Sample, Target, Traffic
+from gridnode.protocol import syft_pb2
 from gridnode.protocol.syft_proto import decode_state, encode_state
 
 RECORDED = Path(__file__).resolve().parent.parent / "tests" / "data" / "models"
@@ -101,10 +102,18 @@ def _model(kind: str, recorded: Path, state: bytes, folder: Path) -> Model:
         kind=kind,
         state=state,
         diff=diff,
-        training_plan=(recorded / "training_plan.uploaded.bin").read_bytes(),
+        training_plan=_without_shapes((recorded / "training_plan.uploaded.bin").read_bytes()),
         iterative_plan=(recorded / "avg_plan.iterative.bin").read_bytes(),
         traffic=traffic,
     )
+
+
+def _without_shapes(plan: bytes) -> bytes:
+    """The plan for a model of any width: its operations are, only the shapes it was traced with are not."""
+    message = syft_pb2.Plan.FromString(plan)
+    for placeholder in message.role.placeholders:
+        placeholder.ClearField("expected_shape")
+    return message.SerializeToString()
 
 
 def _steps(random: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:

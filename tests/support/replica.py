@@ -17,16 +17,16 @@ from gridnode.averaging.layout import Array, ModelLayout
 from gridnode.averaging.sandbox_pool import SandboxPool
 from gridnode.averaging.strategies import Strategies
 from gridnode.averaging.strategy import Mean, StoredUpdate
-from gridnode.cycles.assignment import Accepted, assign_workers
+from gridnode.cycles.assignment import Accepted, Rejected, assign_workers
 from gridnode.cycles.closing import close_cycle
 from gridnode.cycles.intake import Intake, utc_now
-from gridnode.cycles.reports import Committed, commit_reports
+from gridnode.cycles.reports import Committed, Outcome, Report, commit_reports
 from gridnode.cycles.service import CycleService
 from gridnode.cycles.view import CycleViews
 from gridnode.db import binary_copy
 from gridnode.db.models import Assignment
 from gridnode.db.session import Database
-from gridnode.processes.catalog import Catalog
+from gridnode.processes.catalog import Catalog, HostedProcess
 from tests.support.domain import MEAN, TO_MASTER, Trial, diff
 from tests.support.threads import Background
 
@@ -65,9 +65,18 @@ class Replica:
         """Run a domain function in one transaction."""
         return self.database.transaction(work)
 
+    def request_cycle(self, process: HostedProcess, worker_id: uuid.UUID) -> Accepted | Rejected:
+        """Ask for a place, together with whoever else asks this replica."""
+        return self.intake.request_cycle(process, worker_id).result(30)
+
+    def report(self, process: HostedProcess, cycle_id: int, report: Report) -> Outcome:
+        """Report, together with whoever else reports to this replica."""
+        return self.intake.report(process, cycle_id, report).result(30)
+
     def close(self) -> None:
         """End the background work, if it was started, and close the connections."""
         self.service.stop()
+        self.intake.stop()
         self._sandboxes.close()
         self.database.close()
 

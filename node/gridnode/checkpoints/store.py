@@ -16,6 +16,7 @@ from gridnode.db import binary_copy
 from gridnode.db.models import Checkpoint, Plan
 from gridnode.db.session import Database
 from gridnode.errors import InvalidRequest, NotFound
+from gridnode.waiting import may_wait
 
 
 def read_checkpoint(session: Session, process_id: int, number: int) -> bytes:
@@ -59,8 +60,14 @@ class BlobCache:
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, load: Callable[[], bytes]) -> bytes:
-        """The value of ``key``, from ``load()`` the first time. What ``load`` raises is raised, and nothing is kept."""
+        """The value of ``key``, from ``load()`` the first time. What ``load`` raises is raised, and nothing is kept.
+
+        Raises:
+            WouldWait: it has to be loaded, and this is an event loop.
+        """
         value = self._lookup(key)
+        if value is None:
+            may_wait()
         self._observe(value is not None)
         if value is not None:
             return value

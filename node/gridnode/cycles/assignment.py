@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from gridnode.cycles.patience import expected_end, timeout_seconds
 from gridnode.db.models import Assignment, Cycle, Process
+from gridnode.db.session import Database, Prepared
 from gridnode.processes.catalog import HostedProcess
 from gridnode.reporting.metrics import RejectionReason
 
@@ -36,6 +37,23 @@ class Rejected:
 
     reason: RejectionReason
     timeout: int | None
+
+
+def place_new_workers(
+    database: Database, process: HostedProcess, worker_ids: Sequence[uuid.UUID], now: datetime
+) -> dict[uuid.UUID, Accepted]:
+    """Give places to those workers that were never in a cycle, if there is room for all of the workers.
+
+    That is the common case, and done with one statement that is a transaction of its own.
+
+    Returns:
+        The workers that got a place. What becomes of the others, :func:`assign_workers` decides.
+    """
+    lease_until = now + timedelta(seconds=process.server_config.assignment_lease)
+    workers = [str(worker_id) for worker_id in dict.fromkeys(worker_ids)]
+    limit = process.server_config.max_workers
+    rows = database.execute(_PLACE_NEW, [process.id, workers, now, lease_until, limit])
+    return {uuid.UUID(row.worker_id): Accepted(row.cycle_id) for row in rows}
 
 
 def assign_workers(
@@ -182,6 +200,30 @@ def _place(
         },
     )
 
+
+# The cycle's row is locked first, as in assign_workers; what was read of it is checked again once it is locked.
+_PLACE_NEW = Prepared(
+    "gridnode_place_new",
+    ("bigint", "uuid[]", "timestamptz", "timestamptz", "bigint"),
+    """
+    WITH cycle AS (
+        SELECT c.id FROM cycles AS c JOIN processes AS p ON p.id = c.process_id
+        WHERE c.process_id = $1 AND c.state = 'open' AND p.state = 'active'
+              AND ($5 IS NULL OR c.slots + cardinality($2) <= $5)
+        FOR NO KEY UPDATE OF c),
+    placed AS (
+        INSERT INTO assignments (cycle_id, worker_id, state, assigned_at, lease_until)
+        SELECT cycle.id, worker, 'assigned', $3, $4 FROM cycle, unnest($2) AS worker
+        WHERE NOT EXISTS (SELECT FROM assignments AS a WHERE a.worker_id = worker)
+        ON CONFLICT DO NOTHING
+        RETURNING cycle_id, worker_id),
+    counted AS (
+        UPDATE cycles SET slots = slots + taken, accepted = accepted + taken
+        FROM (SELECT cycle_id, count(*) AS taken FROM placed GROUP BY cycle_id) AS places
+        WHERE id = cycle_id)
+    SELECT cycle_id, worker_id::text FROM placed
+    """,
+)
 
 # The statements that run for every batch of devices are written out: building them anew from expressions costs more
 # than running them.

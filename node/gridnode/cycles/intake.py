@@ -6,13 +6,15 @@ import random
 import time
 import uuid
 from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Generic, TypeVar
 
 from gridnode.averaging.strategies import Strategies
-from gridnode.cycles.assignment import Accepted, Rejected, assign_workers
+from gridnode.cycles.assignment import Accepted, Rejected, assign_workers, place_new_workers
 from gridnode.cycles.group_commit import GroupCommit
+from gridnode.cycles.new_reports import count_new_reports
 from gridnode.cycles.reports import Committed, CycleHasNoRoom, Outcome, Report, commit_reports
 from gridnode.cycles.view import CycleViews
 from gridnode.db.session import Database
@@ -43,6 +45,7 @@ class Intake:
         views: Told here which cycles run, so that stragglers don't cost an optimistic attempt each.
         cycle_is_full: Called with the id of a cycle that has just got its last report.
         now: The clock.
+        threads: Transactions under way at once at most, each for another process or cycle.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class Intake:
         views: CycleViews,
         cycle_is_full: Callable[[int], None],
         now: Callable[[], datetime] = utc_now,
+        threads: int = 16,
     ) -> None:
         self._database = database
         self._strategies = strategies
@@ -60,26 +64,28 @@ class Intake:
         self._now = now
         # Which device gets a place, and when it is asked back, is no secret.
         self._random = random.Random()  # noqa: S311
-        self._requests: GroupCommit[_ForProcess[uuid.UUID], Accepted | Rejected] = GroupCommit(self._assign)
-        self._reports: GroupCommit[_ForProcess[Report], Outcome] = GroupCommit(self._count)
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="commit")
+        self._requests: GroupCommit[_ForProcess[uuid.UUID], Accepted | Rejected] = GroupCommit(
+            self._assign, self._threads
+        )
+        self._reports: GroupCommit[_ForProcess[Report], Outcome] = GroupCommit(self._count, self._threads)
 
-    def request_cycle(self, process: HostedProcess, worker_id: uuid.UUID) -> Accepted | Rejected:
+    def stop(self) -> None:
+        """Take nothing any more; what is being committed ends by itself."""
+        self._threads.shutdown(wait=False)
+
+    def request_cycle(self, process: HostedProcess, worker_id: uuid.UUID) -> Future[Accepted | Rejected]:
         """A place in the running cycle, or a rejection.
 
-        Raises:
+        The future raises:
             Unavailable: the database is away.
         """
-        answer = self._requests.submit(process.id, _ForProcess(process, worker_id))
-        if isinstance(answer, Rejected):
-            metrics.count_rejected(process.name, process.version, answer.reason)
-        elif not answer.again:
-            metrics.count_assigned(process.name, process.version)
-        return answer
+        return self._requests.submit(process.id, _ForProcess(process, worker_id))
 
-    def report(self, process: HostedProcess, cycle_id: int, report: Report) -> Outcome:
-        """Count a report; returns once it is durable.
+    def report(self, process: HostedProcess, cycle_id: int, report: Report) -> Future[Outcome]:
+        """Count a report; the future is done once that is durable.
 
-        Raises:
+        The future raises:
             Conflict: the cycle is over, or another diff of this worker was counted.
             InvalidRequest: the worker has no place in the cycle.
             Unavailable: the database is away; whether the report was counted is not known, repeating it is safe.
@@ -89,9 +95,25 @@ class Intake:
     def _assign(self, _key: Hashable, requests: Sequence[_ForProcess[uuid.UUID]]) -> Sequence[Accepted | Rejected]:
         process = requests[0].process
         workers = [request.item for request in requests]
-        return self._database.transaction(
-            lambda session: assign_workers(session, process, workers, self._now(), self._random)
+        answers = self._places(process, workers)
+        for answer in answers:
+            if isinstance(answer, Rejected):
+                metrics.count_rejected(process.name, process.version, answer.reason)
+            elif not answer.again:
+                metrics.count_assigned(process.name, process.version)
+        return answers
+
+    def _places(self, process: HostedProcess, workers: Sequence[uuid.UUID]) -> list[Accepted | Rejected]:
+        answers: dict[uuid.UUID, Accepted | Rejected] = dict(
+            place_new_workers(self._database, process, workers, self._now())
         )
+        others = [worker for worker in workers if worker not in answers]
+        if others:
+            decided = self._database.transaction(
+                lambda session: assign_workers(session, process, others, self._now(), self._random)
+            )
+            answers.update(zip(others, decided, strict=True))
+        return [answers[worker] for worker in workers]
 
     def _count(self, key: Hashable, requests: Sequence[_ForProcess[Report]]) -> Sequence[Outcome | Exception]:
         cycle_id = int(key)  # type: ignore[call-overload]
@@ -118,9 +140,13 @@ class Intake:
             )
 
         view = self._views.get(cycle_id)
-        if view is not None and view.running:
-            try:
-                return commit(cut=False)
-            except CycleHasNoRoom:
-                self._views.ended(cycle_id)
-        return commit(cut=True)
+        if view is None or not view.running:
+            return commit(cut=True)
+        total = count_new_reports(self._database, cycle_id, reports, process.layout, strategy, self._now())
+        if total is not None:
+            return Committed(["counted"] * len(reports), total)
+        try:
+            return commit(cut=False)
+        except CycleHasNoRoom:
+            self._views.ended(cycle_id)
+            return commit(cut=True)

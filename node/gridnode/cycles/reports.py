@@ -48,6 +48,38 @@ class Committed:
     total: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class DiffSum:
+    """What is stored of a batch: the sum of some diffs, as the layout's buffer, their number and their weight."""
+
+    reports: int
+    weight: float
+    value: bytearray
+
+    def store(self, session: Session, cycle_id: int) -> None:
+        """Insert it by COPY, which a large one needs."""
+        row: dict[str, binary_copy.Field] = {
+            "cycle_id": cycle_id,
+            "reports": self.reports,
+            "weight": self.weight,
+            "value": self.value,
+        }
+        binary_copy.insert_row(session, "update_sums", row)
+
+
+def sums_of(reports: Sequence[Report], layout: ModelLayout, strategy: Strategy) -> list[DiffSum]:
+    """One sum of all diffs, or each diff for itself if the strategy needs that."""
+    return [_sum(group, layout) for group in ([[each] for each in reports] if strategy.needs_each_diff else [reports])]
+
+
+def _sum(reports: Sequence[Report], layout: ModelLayout) -> DiffSum:
+    buffer = layout.zeros()
+    total = layout.views(buffer)
+    for report in reports:
+        add_diff(total, report.tensors, report.weight)
+    return DiffSum(len(reports), float(sum(report.weight for report in reports)), buffer)
+
+
 class CycleHasNoRoom(Exception):
     """The cycle is over or does not take the whole batch: roll back and call again with ``cut=True``."""
 
@@ -84,8 +116,8 @@ def commit_reports(
     total: int | None = None
     if claimed:
         chosen = [reports[index] for index in claimed]
-        for group in [[report] for report in chosen] if strategy.needs_each_diff else [chosen]:
-            _store(session, cycle_id, group, layout)
+        for update_sum in sums_of(chosen, layout, strategy):
+            update_sum.store(session, cycle_id)
         late_workers = len(late.intersection(report.worker_id for report in chosen))
         total = _count(session, cycle_id, chosen, late_workers, now)
     return Committed([outcomes[index] for index in range(len(reports))], total)
@@ -124,21 +156,6 @@ def _claim(
         else:
             outcomes[index] = Conflict("another diff of this worker has been counted in this cycle already")
     return claimed, {worker for worker, row in known.items() if row.state == "lapsed"}
-
-
-def _store(session: Session, cycle_id: int, reports: Sequence[Report], layout: ModelLayout) -> None:
-    buffer = layout.zeros()
-    total = layout.views(buffer)
-    for report in reports:
-        add_diff(total, report.tensors, report.weight)
-    weight = float(sum(report.weight for report in reports))
-    row: dict[str, binary_copy.Field] = {
-        "cycle_id": cycle_id,
-        "reports": len(reports),
-        "weight": weight,
-        "value": buffer,
-    }
-    binary_copy.insert_row(session, "update_sums", row)
 
 
 def _count(session: Session, cycle_id: int, reports: Sequence[Report], late_workers: int, now: datetime) -> int:

@@ -39,9 +39,9 @@ def status_of(error: GridNodeError) -> int:
 
 
 def error_answer(error: GridNodeError) -> tuple[int, list[tuple[str, str]], bytes]:
-    """Status, headers and body of an error over HTTP."""
+    """Status, headers (without the length) and body of an error over HTTP."""
     body = messages.encode({"error": error.message})
-    headers = [("content-type", "application/json"), ("content-length", str(len(body)))]
+    headers = [("content-type", "application/json")]
     if isinstance(error, TooManyRequests | Unavailable):
         headers.append(("retry-after", str(math.ceil(error.retry_after))))
     return status_of(error), headers, body

@@ -1,45 +1,46 @@
-"""Between the ASGI server and the Flask applications: admission, bodies, threads, metrics.
+"""Between the ASGI server and what answers: admission, bodies, threads, metrics.
 
-Bodies are read on the event loop, so a slow sender holds a few kilobytes and no thread; only a whole body is handed
-to a thread. What is refused here (too large, too slow, too many) costs the node next to nothing.
+Bodies are read on the event loop, so a slow sender holds a few kilobytes and no thread; only a whole body goes further.
+What is refused here (too large, too slow, too many) costs the node next to nothing.
+
+A request to one of the listener's routes is answered on the event loop if its body is small and all it needs is in
+memory: to hand it to a thread and back would cost several times the work itself. Everything else, and every request
+that turns out to have to wait, runs in a thread. Commits are awaited by the loop, so they hold no thread each.
 """
 
 from __future__ import annotations
 
 import asyncio
-import io
+import contextlib
 import logging
-import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Protocol
-from urllib.parse import unquote_to_bytes
 from wsgiref.types import WSGIApplication
 
 from gridnode.errors import GridNodeError, InvalidRequest, TooLarge, Unavailable
 from gridnode.logs import request_scope
-from gridnode.protocol.answers import DATABASE_SILENT, error_answer
+from gridnode.protocol import messages
+from gridnode.protocol.answers import DATABASE_SILENT, error_answer, status_of
+from gridnode.protocol.device import Pending
+from gridnode.protocol.routes import ANY_ORIGIN, Call, Outcome, Reply, Route, Routes, failure, parse_query, success
+from gridnode.protocol.wsgi import ENDPOINT, Scope, call, make_environ
 from gridnode.reporting import metrics
 from gridnode.security.limits import AddressLimiter, Network, client_address
+from gridnode.waiting import WouldWait
 
 log = logging.getLogger(__name__)
 
-Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-#: environ key under which the whole body lies, so that it is not copied through ``wsgi.input``.
-BODY = "gridnode.body"
-#: environ key of the endpoint's name for metrics; set by the Flask application.
-ENDPOINT = "gridnode.endpoint"
-#: environ key set by the Flask application when its answer is to be sent chunk by chunk.
-STREAM = "gridnode.stream"
-
 _SMALL_BODY = 64 * 1024
-_CORS = [(b"access-control-allow-origin", b"*")]
+#: Bytes up to which a body is handled on the event loop, in well under a millisecond if it is a report of floats.
+_QUICK_BODY = 2 * 1024 * 1024
+_CORS = (ANY_ORIGIN[0].encode(), ANY_ORIGIN[1].encode())
 
 
 class WebSocketHandler(Protocol):
@@ -62,16 +63,17 @@ class BodyLimits:
 
 
 class Listener:
-    """An ASGI application for one port: HTTP to a Flask application in a thread, WebSocket to its own handler.
+    """An ASGI application for one port: HTTP to routes or a Flask application, WebSocket to its own handler.
 
     Args:
-        wsgi: The Flask application.
+        wsgi: The Flask application, for what is none of the routes.
         websocket: Serves WebSocket connections.
-        executor: Where the Flask application runs.
+        executor: Where the Flask application runs, and what has to wait.
         limiter: Requests per client address.
         bodies: Bounds on request bodies.
         trusted_proxies: Whose X-Forwarded-For is believed.
         answer_seconds: Seconds after which an answer is given up with 503; None waits.
+        routes: Answered without Flask.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Listener:
         bodies: BodyLimits,
         trusted_proxies: tuple[Network, ...] = (),
         answer_seconds: float | None = None,
+        routes: Routes | None = None,
     ) -> None:
         self._wsgi = wsgi
         self._websocket = websocket
@@ -91,6 +94,7 @@ class Listener:
         self._bodies = bodies
         self._trusted_proxies = trusted_proxies
         self._answer_seconds = answer_seconds
+        self._routes: Routes = routes or {}
         self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -107,7 +111,11 @@ class Listener:
             try:
                 self._limiter.admit_request(self._client(scope))
                 body = await self._read_body(scope, receive, exchange)
-                await self._answer(scope, body, exchange, send)
+                route = self._routes.get((scope["method"], scope["path"]))
+                if route is None:
+                    await self._answer(scope, body, exchange, send)
+                else:
+                    await self._answer_route(route, Call(body, parse_query(scope["query_string"])), exchange, send)
             except _Disconnected:
                 return
             except GridNodeError as error:
@@ -165,8 +173,33 @@ class Listener:
     def _too_large(self) -> TooLarge:
         return TooLarge(f"the body is larger than {self._bodies.largest} bytes, which is the most this node accepts")
 
+    async def _answer_route(self, route: Route, call: Call, exchange: _Exchange, send: Send) -> None:
+        exchange.endpoint = route.endpoint
+        try:
+            reply = success(await self._outcome(route, call, exchange))
+        except TimeoutError:
+            raise Unavailable(DATABASE_SILENT, retry_after=5) from None
+        except Exception as error:
+            reply = failure(error, route.endpoint)
+        await _send(reply, exchange, send)
+
+    async def _outcome(self, route: Route, call: Call, exchange: _Exchange) -> messages.Answer | bytes:
+        outcome: Outcome | None = None
+        if len(call.body) <= _QUICK_BODY:
+            with contextlib.suppress(WouldWait):
+                outcome = route.handler(call)
+        if outcome is not None and not isinstance(outcome, Pending):
+            return outcome
+        async with asyncio.timeout(self._answer_seconds):
+            if outcome is None:
+                loop = asyncio.get_running_loop()
+                outcome = await loop.run_in_executor(self._executor, _handle, route, call, exchange.request_id)
+            if isinstance(outcome, Pending):
+                return outcome.finish(await asyncio.wrap_future(outcome.committed))
+            return outcome
+
     async def _answer(self, scope: Scope, body: bytes, exchange: _Exchange, send: Send) -> None:
-        environ = _environ(scope, body)
+        environ = make_environ(scope, body)
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._answer_seconds):
@@ -194,24 +227,30 @@ class Listener:
     def _run(self, environ: dict[str, Any], exchange: _Exchange) -> Iterable[bytes]:
         """Call the Flask application, in a thread of the pool."""
         with request_scope(exchange.request_id):
-            result = self._wsgi(environ, exchange.start_response)
-            if environ.get(STREAM):
-                return result
-            try:
-                return list(result)
-            finally:
-                close = getattr(result, "close", None)
-                if close is not None:
-                    close()
+            return call(self._wsgi, environ, exchange.start_response)
 
     async def _refuse(self, error: GridNodeError, exchange: _Exchange, send: Send) -> None:
-        exchange.status, headers, body = error_answer(error)
-        exchange.sent = len(body)
-        log.info("request refused", extra={"status": exchange.status, "reason": error.message})
-        raw = [(name.encode(), value.encode()) for name, value in headers]
-        raw += [*_CORS, (b"x-request-id", exchange.request_id.encode()), (b"connection", b"close")]
-        await send({"type": "http.response.start", "status": exchange.status, "headers": raw})
-        await send({"type": "http.response.body", "body": body})
+        log.info("request refused", extra={"status": status_of(error), "reason": error.message})
+        status, headers, body = error_answer(error)
+        await _send(Reply(status, [*headers, ("connection", "close")], body), exchange, send)
+
+
+async def _send(reply: Reply, exchange: _Exchange, send: Send) -> None:
+    exchange.status, exchange.sent = reply.status, len(reply.body)
+    headers = [(name.encode(), value.encode()) for name, value in reply.headers]
+    headers += [
+        (b"content-length", b"%d" % len(reply.body)),
+        _CORS,
+        (b"x-request-id", exchange.request_id.encode()),
+    ]
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": reply.body})
+
+
+def _handle(route: Route, call: Call, request_id: str) -> Outcome:
+    """Call a route's handler, in a thread of the pool."""
+    with request_scope(request_id):
+        return route.handler(call)
 
 
 class _Disconnected(Exception):
@@ -247,34 +286,3 @@ def _declared_length(scope: Scope) -> int:
             except ValueError:
                 raise InvalidRequest("Content-Length is not a number") from None
     return 0
-
-
-def _environ(scope: Scope, body: bytes) -> dict[str, Any]:
-    server = scope.get("server") or ("localhost", 0)
-    environ: dict[str, Any] = {
-        "REQUEST_METHOD": scope["method"],
-        "SCRIPT_NAME": "",
-        "PATH_INFO": unquote_to_bytes(scope["raw_path"].split(b"?")[0]).decode("latin-1"),
-        "QUERY_STRING": scope["query_string"].decode("latin-1"),
-        "SERVER_NAME": str(server[0]),
-        "SERVER_PORT": str(server[1] or 0),
-        "SERVER_PROTOCOL": f"HTTP/{scope['http_version']}",
-        "REMOTE_ADDR": scope["client"][0] if scope.get("client") else "",
-        "wsgi.version": (1, 0),
-        "wsgi.url_scheme": scope.get("scheme", "http"),
-        "wsgi.input": io.BytesIO(body),
-        "wsgi.errors": sys.stderr,
-        "wsgi.multithread": True,
-        "wsgi.multiprocess": True,
-        "wsgi.run_once": False,
-        "CONTENT_LENGTH": str(len(body)),
-        BODY: body,
-    }
-    for name, value in scope["headers"]:
-        key = name.decode("latin-1").upper().replace("-", "_")
-        if key == "CONTENT_LENGTH":
-            continue
-        key = key if key == "CONTENT_TYPE" else f"HTTP_{key}"
-        text = value.decode("latin-1")
-        environ[key] = f"{environ[key]},{text}" if key in environ else text
-    return environ

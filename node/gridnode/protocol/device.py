@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
+import random
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any
+
+import xxhash
 
 from gridnode.averaging.strategies import Strategies
 from gridnode.checkpoints.store import Downloads
-from gridnode.cycles.assignment import Rejected
+from gridnode.cycles.assignment import Accepted, Rejected
 from gridnode.cycles.intake import Intake
+from gridnode.cycles.patience import too_slow_timeout
 from gridnode.cycles.reports import Report
 from gridnode.cycles.view import CycleView, CycleViews
 from gridnode.errors import InvalidRequest, NotFound, Unauthorized
@@ -24,6 +29,7 @@ from gridnode.reporting import metrics
 from gridnode.reporting.metrics import RejectionReason
 from gridnode.security.request_keys import claimed_cycle_id, cycle_of_request_key, issue_request_key
 from gridnode.security.tokens import AskEndpoint, verify_token
+from gridnode.waiting import may_wait
 from gridnode.workers.identity import is_worker_of, new_worker_id
 
 log = logging.getLogger(__name__)
@@ -36,8 +42,23 @@ _LARGEST_ID = 2**63 - 1
 _VARIANTS = {"torchscript": "torchscript", "tfjs": "tfjs"}
 
 
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """An answer that is there once a commit is done: ``finish`` makes it of the commit's outcome."""
+
+    committed: Future[Any]
+    finish: Callable[[Any], Answer]
+
+    def wait(self) -> Answer:
+        """The answer, or raise what the commit raised."""
+        return self.finish(self.committed.result())
+
+
 class DeviceEndpoints:
-    """The device endpoints. Every method may raise the errors of :mod:`gridnode.errors`; the edge maps them."""
+    """The device endpoints. Every method may raise the errors of :mod:`gridnode.errors`; the edge maps them.
+
+    On an event loop every method may raise :class:`~gridnode.waiting.WouldWait`, before it has changed anything.
+    """
 
     def __init__(
         self,
@@ -54,6 +75,8 @@ class DeviceEndpoints:
         self._downloads = downloads
         self._strategies = strategies
         self._ask_endpoint = ask_endpoint
+        # Spreads devices over time; nobody gains by guessing it.
+        self._random = random.Random()  # noqa: S311
 
     def authenticate(self, request: messages.AuthenticateRequest) -> Answer:
         """Give the device a worker id that is good for this process only. Nothing is stored."""
@@ -61,14 +84,14 @@ class DeviceEndpoints:
         if process is None:
             version = f" {request.model_version}" if request.model_version else ""
             raise Unauthorized(f"no process {request.model_name}{version} is hosted here")
-        verify_token(process.authentication, request.auth_token, self._ask_endpoint)
+        verify_token(process.authentication, request.auth_token, self._ask)
         return {
             "status": "success",
             "worker_id": new_worker_id(process.secret),
             "requires_speed_test": process.server_config.requires_speed_test,
         }
 
-    def cycle_request(self, request: messages.CycleRequest) -> Answer:
+    def cycle_request(self, request: messages.CycleRequest) -> Answer | Pending:
         """A place in the running cycle, or a rejection with the seconds after which to ask again."""
         process = self._catalog.by_name(request.model, request.version)
         if process is None:
@@ -77,49 +100,40 @@ class DeviceEndpoints:
             raise InvalidRequest("worker_id was not given out for this process: authenticate first")
         if not _is_fast_enough(process, request):
             metrics.count_rejected(process.name, process.version, RejectionReason.TOO_SLOW)
-            # The connection may be another one in an hour; nothing else would change the answer.
-            return {"status": "rejected", "timeout": 3600}
-        answer = self._intake.request_cycle(process, uuid.UUID(request.worker_id))
-        if isinstance(answer, Rejected):
-            log.info("worker rejected", extra={"model": process.name, "reason": answer.reason.value})
-            return (
-                {"status": "rejected"} if answer.timeout is None else {"status": "rejected", "timeout": answer.timeout}
-            )
-        return {
-            "status": "accepted",
-            "request_key": issue_request_key(process.secret, request.worker_id, answer.cycle_id),
-            "version": process.version,
-            "model": process.name,
-            "plans": process.plans,
-            "protocols": process.protocols,
-            "client_config": process.client_config,
-            "model_id": process.id,
-        }
+            return {"status": "rejected", "timeout": too_slow_timeout(self._random)}
+        worker_id = request.worker_id
 
-    def report(self, request: messages.ReportRequest) -> Answer:
-        """Check a report completely, count it, and answer once it is durable."""
+        def finish(answer: Accepted | Rejected) -> Answer:
+            return _answer_cycle_request(process, worker_id, answer)
+
+        return Pending(self._intake.request_cycle(process, uuid.UUID(worker_id)), finish)
+
+    def report(self, request: messages.ReportRequest, encoded: str | memoryview) -> Pending:
+        """Check a report completely and count it; the answer is there once that is durable."""
         process, cycle_id = self._holder_of_key(request.worker_id, request.request_key)
         strategy = self._strategies.of(process)
         weight = strategy.weight(request.num_samples)
-        content = messages.decode_base64(request.diff, "diff")
-        # Parameters and their names; more than twice the model's numbers is not this model's diff.
-        diff = decode_state(content, maximum_bytes=2 * process.layout.nbytes + 4096)
-        norm = process.layout.check_diff(diff.tensors)
-        digest = hashlib.sha256()
+        content = messages.decode_base64(encoded, "diff")
+        layout = process.layout
+        # More tensors, or more than twice the model's numbers, is not this model's diff, and not worth reading.
+        diff = decode_state(content, maximum_tensors=len(layout.parameters) + 1, maximum_bytes=2 * layout.nbytes + 4096)
+        norm = layout.check_diff(diff.tensors)
+        # It tells a repeated report from another one, and a device that forges it only cheats itself: a hash that
+        # withstands forgers would take twice as long as everything else here.
+        digest = xxhash.xxh3_128()
         for tensor in diff.tensors:
             digest.update(tensor.data)
         report = Report(
             worker_id=uuid.UUID(request.worker_id),
             tensors=diff.tensors,
-            digest=digest.digest()[:16],
+            digest=digest.digest(),
             weight=weight,
             norm=norm,
             num_samples=request.num_samples,
             loss=_finite(request.loss),
             accuracy=_finite(request.accuracy),
         )
-        self._intake.report(process, cycle_id, report)
-        return {"status": "success"}
+        return Pending(self._intake.report(process, cycle_id, report), lambda _: {"status": "success"})
 
     def get_model(self, query: Mapping[str, str]) -> bytes:
         """The checkpoint of the cycle that the worker was accepted into."""
@@ -152,6 +166,10 @@ class DeviceEndpoints:
         self._check_download(process, query)
         return self._downloads.protocol(protocol_id)
 
+    def _ask(self, url: str, body: dict[str, str]) -> int:
+        may_wait()
+        return self._ask_endpoint(url, body)
+
     def _check_download(self, process: HostedProcess, query: Mapping[str, str]) -> CycleView:
         worker_id = query.get("worker_id", "")
         if not is_worker_of(process.secret, worker_id):
@@ -170,6 +188,22 @@ class DeviceEndpoints:
         if process is None:
             raise Unauthorized("the request_key is not valid for this worker")
         return process, cycle_of_request_key(process.secret, worker_id, request_key)
+
+
+def _answer_cycle_request(process: HostedProcess, worker_id: str, answer: Accepted | Rejected) -> Answer:
+    if isinstance(answer, Rejected):
+        log.info("worker rejected", extra={"model": process.name, "reason": answer.reason.value})
+        return {"status": "rejected"} if answer.timeout is None else {"status": "rejected", "timeout": answer.timeout}
+    return {
+        "status": "accepted",
+        "request_key": issue_request_key(process.secret, worker_id, answer.cycle_id),
+        "version": process.version,
+        "model": process.name,
+        "plans": process.plans,
+        "protocols": process.protocols,
+        "client_config": process.client_config,
+        "model_id": process.id,
+    }
 
 
 def _is_fast_enough(process: HostedProcess, request: messages.CycleRequest) -> bool:

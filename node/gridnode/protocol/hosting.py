@@ -75,9 +75,7 @@ class HostingEndpoints:
 
     def _host(self, upload: Upload) -> Answer:
         checked = check_upload(upload, self._limits)
-        process_id = self._database.transaction(
-            lambda session: store_process(session, checked, utc_now()), deadline=60, idempotent=False
-        )
+        process_id = self._database.transaction(lambda session: store_process(session, checked, utc_now()), deadline=60)
         self._catalog.forget()
         config = checked.client_config
         log.info("process hosted", extra={"model": config.name, "version": config.version, "process_id": process_id})

@@ -3,54 +3,33 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
-from gridnode.errors import GridNodeError, InvalidRequest
+from gridnode.errors import GridNodeError
 from gridnode.protocol import messages
 from gridnode.protocol.answers import INTERNAL, error_answer
-from gridnode.protocol.asgi import BODY, ENDPOINT, STREAM
-from gridnode.protocol.device import DeviceEndpoints
+from gridnode.protocol.device import Pending
 from gridnode.protocol.hosting import HostingEndpoints
+from gridnode.protocol.routes import ANY_ORIGIN, PREFIX, Call, Route, Routes, success
 from gridnode.protocol.speed_test import SpeedTests
+from gridnode.protocol.wsgi import BODY, ENDPOINT, STREAM
 
 log = logging.getLogger(__name__)
 
-PREFIX = "/model-centric"
 SPEED_TEST_PATH = f"{PREFIX}/speed-test"
 _BINARY = "application/octet-stream"
 
 
-def make_device_app(endpoints: DeviceEndpoints, speed_tests: SpeedTests, hosting: HostingEndpoints | None) -> Flask:
+def make_device_app(routes: Routes, speed_tests: SpeedTests, hosting: HostingEndpoints | None) -> Flask:
     """The application of the device listener; with ``hosting``, legacy notebooks may host through it."""
     app = make_app("device")
     app.after_request(_allow_any_origin)
 
-    @app.post(f"{PREFIX}/authenticate")
-    def authenticate() -> Response:
-        return json_answer(endpoints.authenticate(messages.decode(body(), messages.AuthenticateRequest)))
-
-    @app.post(f"{PREFIX}/cycle-request")
-    def cycle_request() -> Response:
-        return json_answer(answer_cycle_request(endpoints, body()))
-
-    @app.post(f"{PREFIX}/report")
-    def report() -> Response:
-        return json_answer(endpoints.report(messages.decode(body(), messages.ReportRequest)))
-
-    @app.get(f"{PREFIX}/get-model")
-    def get_model() -> Response:
-        return binary_answer(endpoints.get_model(request.args))
-
-    @app.get(f"{PREFIX}/get-plan")
-    def get_plan() -> Response:
-        return binary_answer(endpoints.get_plan(request.args))
-
-    @app.get(f"{PREFIX}/get-protocol")
-    def get_protocol() -> Response:
-        return binary_answer(endpoints.get_protocol(request.args))
+    for (method, path), route in routes.items():
+        app.add_url_rule(path, route.endpoint, _view(route), methods=[method])
 
     @app.route(SPEED_TEST_PATH, methods=["GET", "POST"])
     def speed_test() -> Response:
@@ -65,18 +44,13 @@ def make_device_app(endpoints: DeviceEndpoints, speed_tests: SpeedTests, hosting
     return app
 
 
-def answer_cycle_request(endpoints: DeviceEndpoints, raw: bytes) -> messages.Answer:
-    """Answer a cycle request; one that is an object but wrong is a rejection with the reason.
+def _view(route: Route) -> Callable[[], Response]:
+    def view() -> Response:
+        outcome = route.handler(Call(body(), request.args))
+        reply = success(outcome.wait() if isinstance(outcome, Pending) else outcome)
+        return Response(reply.body, reply.status, reply.headers)
 
-    Raises:
-        InvalidRequest: it is no JSON object.
-    """
-    try:
-        return endpoints.cycle_request(messages.decode(raw, messages.CycleRequest))
-    except InvalidRequest as error:
-        messages.decode_object(raw)
-        log.info("cycle request refused", extra={"reason": error.message})
-        return {"status": "rejected", "error": error.message}
+    return view
 
 
 def add_hosting_routes(app: Flask, hosting: HostingEndpoints) -> None:
@@ -152,7 +126,7 @@ def stream_answer(chunks: Iterator[bytes], length: int, content_type: str) -> Re
 
 
 def _allow_any_origin(answer: Response) -> Response:
-    answer.headers["access-control-allow-origin"] = "*"
+    answer.headers.set(*ANY_ORIGIN)
     if request.method == "OPTIONS":
         answer.headers["access-control-allow-methods"] = "GET, HEAD, OPTIONS, POST"
         asked = request.headers.get("access-control-request-headers", "")

@@ -27,6 +27,8 @@ from gridnode.security.management_token import ManagementAccess
 #: Paths that need no token: probes and the document that says how to call the others.
 _OPEN_PATHS = frozenset({"/healthz", "/readyz", "/openapi.json"})
 _LARGEST_PAGE = 1000
+#: Seconds to wait for a cycle that is just being averaged.
+_CLOSER_PATIENCE = 60.0
 
 
 def make_management_app(
@@ -109,7 +111,8 @@ def _add_process_routes(
     def finish_process(process_id: str) -> Response:
         row = _row_id(process_id)
         done = database.transaction(
-            lambda session: management.finish(session, _existing(session, row), utc_now(), announcer)
+            lambda session: management.finish(session, _existing(session, row), utc_now(), announcer),
+            deadline=_CLOSER_PATIENCE,
         )
         event_written()
         return json_answer(asdict(done))
@@ -122,7 +125,7 @@ def _add_process_routes(
             lambda session: management.delete_process(
                 session, _existing(session, row), utc_now(), announcer, force=force
             ),
-            deadline=60,
+            deadline=_CLOSER_PATIENCE,
         )
         catalog.forget()
         event_written()

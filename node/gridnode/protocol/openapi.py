@@ -341,6 +341,7 @@ def _process_schema() -> Document:
             "latest_checkpoint": integer,
             "created_at": moment,
             "finished_at": {"type": ["string", "null"], "format": "date-time"},
+            "refused_events": integer,
             "cycle": {"oneOf": [_ref("Cycle"), {"type": "null"}]},
             "client_config": {"type": "object"},
             "server_config": {"type": "object"},

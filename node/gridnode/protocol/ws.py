@@ -19,11 +19,12 @@ from gridnode.errors import GridNodeError, InvalidRequest, TooManyRequests
 from gridnode.logs import request_scope
 from gridnode.protocol import messages
 from gridnode.protocol.answers import DATABASE_SILENT, INTERNAL, status_of
-from gridnode.protocol.asgi import Receive, Scope, Send
-from gridnode.protocol.device import DeviceEndpoints
+from gridnode.protocol.asgi import Receive, Send
+from gridnode.protocol.device import DeviceEndpoints, Pending
 from gridnode.protocol.hosting import HostingEndpoints
-from gridnode.protocol.http import answer_cycle_request
 from gridnode.protocol.messages import Answer
+from gridnode.protocol.routes import answer_cycle_request
+from gridnode.protocol.wsgi import Scope
 from gridnode.reporting import metrics
 from gridnode.security.limits import AddressLimiter
 from gridnode.security.management_token import Headers
@@ -45,7 +46,7 @@ def device_handlers(endpoints: DeviceEndpoints) -> dict[str, Handler]:
     """Message types of the device listener."""
 
     def cycle_request(data: msgspec.Raw) -> Answer:
-        answer = answer_cycle_request(endpoints, bytes(data))
+        answer = _wait(answer_cycle_request(endpoints, bytes(data)))
         if answer["status"] == "rejected":
             # SwiftSyft's WebSocket decoder requires the number even where asking again is pointless.
             answer.setdefault("timeout", 0)
@@ -54,7 +55,7 @@ def device_handlers(endpoints: DeviceEndpoints) -> dict[str, Handler]:
     return {
         AUTHENTICATE: lambda data: endpoints.authenticate(messages.decode(data, messages.AuthenticateRequest)),
         "model-centric/cycle-request": cycle_request,
-        "model-centric/report": lambda data: endpoints.report(messages.decode(data, messages.ReportRequest)),
+        "model-centric/report": lambda data: endpoints.report(*messages.decode_report(data)).wait(),
     }
 
 
@@ -145,6 +146,10 @@ class WebSocketEndpoint:
                 data = {"status": "rejected"} | data
             answer = {"type": envelope.type, "data": data}
             return envelope.type.rpartition("/")[2], status, messages.encode(answer | echoed)
+
+
+def _wait(answer: Answer | Pending) -> Answer:
+    return answer.wait() if isinstance(answer, Pending) else answer
 
 
 def _call(handler: Handler, data: msgspec.Raw) -> tuple[int, Answer]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from gridnode.errors import TooManyRequests
@@ -69,7 +69,10 @@ def guarded_http(header_timeout: float, limiter: AddressLimiter | None) -> type[
 
         def on_headers_complete(self) -> None:
             self._header_has_come()
+            before = self.cycle
             super().on_headers_complete()
+            if self.cycle is not before:
+                self.cycle.transport = cast(asyncio.Transport, _OneWrite(self.transport, self.cycle))
 
         def _await_header(self) -> None:
             self._header_bytes = 0
@@ -85,6 +88,41 @@ def guarded_http(header_timeout: float, limiter: AddressLimiter | None) -> type[
             return b"\r\n\r\n" not in data
 
     return GuardedProtocol
+
+
+class _OneWrite:
+    """The transport as one answer writes to it: the head waits for the first of the body.
+
+    uvicorn writes them one after the other, which is two system calls, and wakes the client twice.
+    """
+
+    __slots__ = ("_cycle", "_head", "_transport")
+
+    def __init__(self, transport: asyncio.Transport, cycle: RequestResponseCycle) -> None:
+        self._transport = transport
+        self._cycle = cycle
+        self._head: bytes | None = None
+
+    def write(self, data: bytes) -> None:
+        if self._head is not None:
+            head, self._head = self._head, b""
+            if head:
+                self._transport.writelines([head, data])
+            else:
+                self._transport.write(data)
+        elif self._cycle.response_started and self._cycle.scope["method"] != "HEAD":
+            self._head = data
+        else:
+            # '100 Continue', or a head that no body follows.
+            self._transport.write(data)
+
+    def close(self) -> None:
+        if self._head:
+            self._transport.write(self._head)
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
 
 
 def guarded_websocket(limiter: AddressLimiter | None, memory: MessageMemory) -> type[WebSocketsSansIOProtocol]:
