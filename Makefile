@@ -11,13 +11,15 @@ BIN := $(VENV)/bin
 # Not compiled: half of the time goes into modules that are never imported.
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 KILLS ?= 200
+# Examples that each property is tried on: quick, or thorough as in `make test`.
+EXAMPLES ?= quick
 
 # The first that runs and is new enough: a name on the path may be a version switcher's that has nothing behind it.
 PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
 	if "$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then command -v "$$name"; break; fi; \
 	done)
 
-.PHONY: help demo test test-unit test-integration test-chaos test-torch test-cluster chaos bench lint format constraints clean
+.PHONY: help demo test test-unit test-process test-integration test-chaos test-torch test-cluster chaos bench bench-operator lint format constraints clean
 
 help:  ## list the targets
 	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / { printf "make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,10 +27,14 @@ help:  ## list the targets
 demo: $(VENV)/.demo  ## train a real model over simulated phones on this machine
 	@$(BIN)/gridnode demo
 
-test: lint test-unit test-integration test-chaos  ## all that must pass: lint, types, imports, all tests
+test: EXAMPLES := thorough
+test: lint test-unit test-process test-integration test-chaos test-cluster  ## all that must pass: lint, types, imports, all tests
 
-test-unit: $(VENV)/.dev  ## unit tests: no database, seconds
-	@$(BIN)/python -m pytest -m "not integration and not chaos and not torch and not cluster"
+test-unit: $(VENV)/.dev  ## unit tests: no database, no other processes, seconds
+	@$(BIN)/python -m pytest tests/unit -m "not process and not torch and not runtimes" --hypothesis-profile=$(EXAMPLES)
+
+test-process: $(VENV)/.dev  ## unit tests that start processes: the sandbox, several workers, the command line
+	@$(BIN)/python -m pytest tests/unit -m process --hypothesis-profile=$(EXAMPLES)
 
 test-integration: $(VENV)/.dev  ## tests on a real PostgreSQL, which starts by itself
 	@$(BIN)/python -m pytest -m "integration and not chaos"
@@ -39,7 +45,7 @@ test-chaos: $(VENV)/.dev  ## the short chaos test, about a minute
 chaos: $(VENV)/.dev  ## the long chaos test: KILLS=200 kills of nodes and database
 	@$(BIN)/python -m pytest -m chaos --chaos-kills=$(KILLS) --timeout=0 -s
 
-test-cluster: $(VENV)/.dev  ## tests on a real Kubernetes API server; builds it from Go modules on first use
+test-cluster: $(VENV)/.dev  ## tests on a real Kubernetes API server; needs Go, which builds it on first use
 	@$(BIN)/python -m pytest -m cluster
 
 test-torch: $(VENV)/.torch  ## tests of TorchScript averaging plans; installs PyTorch, some 5 GB
@@ -47,6 +53,9 @@ test-torch: $(VENV)/.torch  ## tests of TorchScript averaging plans; installs Py
 
 bench: $(VENV)/.dev  ## measure sessions per second, latency, CPU and memory
 	@$(BIN)/python -m bench.run
+
+bench-operator: $(VENV)/.dev  ## measure the operator with 1000 GridNodes on a real API server
+	@$(BIN)/python -m bench.operator
 
 lint: $(VENV)/.dev  ## style, types, import directions
 	@$(BIN)/ruff check

@@ -5,14 +5,31 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.support.postgres import PostgresForTests
+
+# Examples of a property: few after each edit, and Hypothesis's usual number in `make test`, which asks for the other.
+# A machine under load is no failure.
+settings.register_profile("quick", max_examples=15, deadline=None)
+settings.register_profile("thorough", max_examples=100, deadline=None)
+settings.load_profile("quick")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--chaos-kills", type=int, default=20, help="how many processes a chaos test kills (make chaos: 200)"
     )
+    parser.addoption(
+        "--operator-kills", type=int, default=20, help="how often the operator is killed while GridNodes change"
+    )
+
+
+@pytest.fixture(scope="session")
+def operator_kills(request: pytest.FixtureRequest) -> int:
+    """How often the operator is killed."""
+    kills: int = request.config.getoption("--operator-kills")
+    return kills
 
 
 @pytest.fixture(scope="session")

@@ -19,15 +19,17 @@ from gridnode.cycles.intake import Intake
 from gridnode.cycles.service import CycleService
 from gridnode.cycles.view import CycleViews
 from gridnode.db import binary_copy
-from gridnode.db.migrate import REVISION, current_revision
+from gridnode.db.iam import IamTokens
+from gridnode.db.revision import WrongRevision, check_revision
 from gridnode.db.session import Database, reason_of
-from gridnode.errors import GridNodeError, NotFound
+from gridnode.errors import NotFound
 from gridnode.processes.catalog import Catalog
 from gridnode.protocol.asgi import BodyLimits, Listener
 from gridnode.protocol.device import DeviceEndpoints
 from gridnode.protocol.hosting import HostingEndpoints
 from gridnode.protocol.http import SPEED_TEST_PATH, make_device_app
 from gridnode.protocol.management import make_management_app
+from gridnode.protocol.routes import device_routes
 from gridnode.protocol.speed_test import SpeedTests
 from gridnode.protocol.ws import WebSocketEndpoint, device_handlers, hosting_handlers
 from gridnode.reporting import metrics
@@ -63,6 +65,8 @@ class Node:
             connect_timeout=min(settings.database_connect_timeout, settings.database_deadline),
             deadline=settings.database_deadline,
             schema=settings.database_schema,
+            statement_timeout=settings.database_statement_timeout,
+            iam=IamTokens() if settings.database_iam_authentication else None,
         )
         metrics.track_pool(self.database.engine)
         self.catalog = Catalog(self.database)
@@ -72,7 +76,7 @@ class Node:
             seconds=settings.averaging_plan_timeout,
             list_size=settings.averaging_list_limit,
         )
-        self._sandboxes = SandboxPool()
+        self._sandboxes = SandboxPool(maximum=settings.averaging_sandboxes)
         self._strategies = Strategies(self._read_averaging_plan, self._sandboxes, self._sandbox_limits)
         self._views = CycleViews(self.database)
         self._dispatcher = self._make_dispatcher()
@@ -86,7 +90,13 @@ class Node:
             interval=settings.sweep_interval,
             keep_checkpoints=settings.checkpoint_retention,
         )
-        self._intake = Intake(self.database, self._strategies, self._views, self.service.cycle_is_full)
+        self._intake = Intake(
+            self.database,
+            self._strategies,
+            self._views,
+            self.service.cycle_is_full,
+            threads=settings.threads_per_process,
+        )
         self._hosting = HostingEndpoints(self.database, self.catalog, self._sandbox_limits)
         self._threads = ThreadPoolExecutor(settings.threads_per_process, thread_name_prefix="request")
         self._management_threads = ThreadPoolExecutor(_MANAGEMENT_THREADS, thread_name_prefix="management")
@@ -103,7 +113,8 @@ class Node:
         next_log = 0.0
         while not self._draining.is_set():
             try:
-                check_revision(self.database)
+                with self.database.engine.connect() as connection:
+                    check_revision(connection)
             except WrongRevision as error:
                 log.error(error.message)
                 give_up()
@@ -130,6 +141,7 @@ class Node:
         if self._dispatcher is not None:
             self._dispatcher.stop()
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self._intake.stop()
         self._management_threads.shutdown(wait=False, cancel_futures=True)
         self._sandboxes.close()
         self.database.close()
@@ -147,6 +159,7 @@ class Node:
             self._strategies,
             TokenEndpoint().ask,
         )
+        routes = device_routes(endpoints)
         handlers = device_handlers(endpoints)
         if hosting is not None:
             handlers |= hosting_handlers(hosting)
@@ -154,7 +167,7 @@ class Node:
         answer_seconds = None if hosting else 2 * settings.database_deadline
         largest = max(settings.body_limit, settings.hosting_limit if hosting else 0)
         return Listener(
-            make_device_app(endpoints, SpeedTests(settings.speed_test_bytes), hosting),
+            make_device_app(routes, SpeedTests(settings.speed_test_bytes), hosting),
             WebSocketEndpoint(handlers, self._threads, limiter, answer_seconds=answer_seconds),
             self._threads,
             limiter,
@@ -166,6 +179,7 @@ class Node:
             ),
             settings.trusted_proxies,
             answer_seconds,
+            routes,
         )
 
     def management_listener(self) -> Listener:
@@ -227,28 +241,3 @@ class Node:
         if plan is None:
             raise NotFound("the process has no averaging plan")
         return plan
-
-
-class WrongRevision(GridNodeError):
-    """The database's schema is not the one this release works with."""
-
-
-def check_revision(database: Database) -> None:
-    """Refuse to work on the schema of another release.
-
-    Raises:
-        WrongRevision: with what to do.
-    """
-    with database.engine.connect() as connection:
-        found = current_revision(connection)
-    if found == REVISION:
-        return
-    if found is None:
-        raise WrongRevision("the database has no schema yet: run `gridnode migrate` first")
-    if found < REVISION:
-        raise WrongRevision(
-            f"the database's schema is at {found}, this release needs {REVISION}: run `gridnode migrate`"
-        )
-    raise WrongRevision(
-        f"the database's schema is at {found}, newer than {REVISION} of this release: run the release that migrated it"
-    )

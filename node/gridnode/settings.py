@@ -70,6 +70,9 @@ class Settings:
     database_schema: str | None = _setting(
         None, "Schema that holds the node's tables. Not set: the role's search_path decides.", kinds.schema()
     )
+    database_iam_authentication: bool = _setting(
+        False, "Log in to Amazon RDS or Aurora by an IAM token instead of a password (extra 'aws').", kinds.flag()
+    )
     database_pool_size: int = _setting(
         4, "Connections that each worker process keeps at most. The server needs replicas × worker_processes × this.",
         kinds.whole("connections", 1, 1000),
@@ -80,6 +83,10 @@ class Settings:
     database_deadline: float = _setting(
         5.0, "Seconds a request may wait for the database before it is answered 503.", kinds.number("seconds", above=0)
     )
+    database_statement_timeout: float = _setting(
+        60.0, "Seconds after which the database ends a single statement. Not below database_deadline.",
+        kinds.number("seconds", above=0),
+    )  # fmt: skip
     data_dir: Path = _found_setting(
         _default_data_dir, "Where the private PostgreSQL keeps its files when database_url is not set.",
         kinds.directory(),
@@ -174,6 +181,10 @@ class Settings:
     averaging_list_limit: int = _setting(
         1024 * MIB, "Bytes of all diffs together that a list-form averaging plan is given (max_diffs × model size).",
         kinds.whole("bytes", 1),
+    )  # fmt: skip
+    averaging_sandboxes: int = _setting(
+        4, "Processes of averaging plans in each worker process, idle ones too. Each may use averaging_plan_memory.",
+        kinds.whole("processes", 1, 64),
     )  # fmt: skip
     checkpoint_cache_bytes: int = _setting(
         256 * MIB, "Bytes of checkpoints and plans that each worker process keeps in memory.", kinds.whole("bytes", 0)
@@ -294,6 +305,25 @@ def check_listeners(settings: Settings) -> None:
         raise InvalidSetting(
             f"{PREFIX}DEVICE_PORT and {PREFIX}MANAGEMENT_PORT are both {settings.device_port}: "
             "phones must not reach management. Choose two ports."
+        )
+
+
+def check_database(settings: Settings) -> None:
+    """Refuse what can't be meant about the database.
+
+    Raises:
+        InvalidSetting: IAM without a database to log in to, or statements that end before a request gives up.
+    """
+    if settings.database_iam_authentication and settings.database_url is None:
+        raise InvalidSetting(
+            f"{PREFIX}DATABASE_IAM_AUTHENTICATION is on without {PREFIX}DATABASE_URL: set it to the cluster's "
+            "endpoint, with the login and without a password."
+        )
+    if settings.database_statement_timeout < settings.database_deadline:
+        raise InvalidSetting(
+            f"{PREFIX}DATABASE_STATEMENT_TIMEOUT is {settings.database_statement_timeout:g}, below "
+            f"{PREFIX}DATABASE_DEADLINE ({settings.database_deadline:g}): statements would end while requests still "
+            "wait for them. Raise it, or lower the deadline."
         )
 
 

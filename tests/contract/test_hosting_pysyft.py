@@ -82,11 +82,15 @@ def test_plain_mean_is_hosted_with_an_empty_averaging_plan(legacy_client: ModelC
     assert legacy_client.send_message(message)["data"] == {"status": "success"}
 
 
-def test_hosting_twice_is_an_error_and_the_connection_stays_usable(legacy_client: ModelCentricClient) -> None:
+def test_hosting_something_else_under_the_same_name_is_an_error_and_the_connection_stays_usable(
+    legacy_client: ModelCentricClient,
+) -> None:
     message = changed(hosting_of("train/tiny-iter"), name="hosted-twice")
     legacy_client.send_message(message)
+    assert legacy_client.send_message(message)["data"] == {"status": "success"}
+    another = changed(message, name="hosted-twice", protocols={"secure": "00"})
     with pytest.raises(GridError, match="hosted-twice"):
-        legacy_client.send_message(message)
+        legacy_client.send_message(another)
     legacy_client.send_message(changed(message, name="hosted-after-an-error"))
 
 

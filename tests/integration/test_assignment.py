@@ -7,10 +7,12 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import pytest
+from sqlalchemy import text
 
-from gridnode.cycles.assignment import Accepted, Rejected, assign_workers
+from gridnode.cycles.assignment import Accepted, Rejected, assign_workers, lapse_leases, place_new_workers
 from gridnode.db.session import Database
 from gridnode.processes import states
 from gridnode.reporting.metrics import RejectionReason
@@ -50,9 +52,7 @@ def test_two_replicas_under_load_give_exactly_max_workers_places(
     database: Database, replicas: tuple[Replica, Replica]
 ) -> None:
     trial = host(database, max_workers=7, cycle_length=1000)
-    works = [
-        partial(replica.intake.request_cycle, trial.process, uuid.uuid4()) for replica in replicas for _ in range(15)
-    ]
+    works = [partial(replica.request_cycle, trial.process, uuid.uuid4()) for replica in replicas for _ in range(15)]
     answers = at_once(works)
     kinds = Counter(answer.reason if isinstance(answer, Rejected) else type(answer) for answer in answers)
     assert kinds == {Accepted: 7, RejectionReason.CYCLE_FULL: 23}
@@ -65,11 +65,84 @@ def test_worker_that_asks_two_replicas_at_once_has_one_place(
 ) -> None:
     trial = host(database, max_workers=2, cycle_length=1000)
     worker = uuid.uuid4()
-    answers = at_once([partial(replica.intake.request_cycle, trial.process, worker) for replica in replicas * 4])
+    answers = at_once([partial(replica.request_cycle, trial.process, worker) for replica in replicas * 4])
     assert all(isinstance(answer, Accepted) and answer.cycle_id == trial.cycle().id for answer in answers)
     assert [answer.again for answer in answers if isinstance(answer, Accepted)].count(False) >= 1
     cycle = trial.cycle()
     assert (cycle.slots, cycle.accepted) == (1, 1)
+
+
+def test_worker_that_asks_again_keeps_its_place_though_the_cycle_is_full(database: Database) -> None:
+    trial = host(database, max_workers=1)
+    (worker,) = trial.join(1)
+    assert trial.ask(worker) == [Accepted(trial.cycle().id, again=True)]
+    assert (trial.cycle().slots, trial.cycle().accepted) == (1, 1)
+
+
+def place_new(trial: Trial, *workers: uuid.UUID) -> dict[uuid.UUID, Accepted]:
+    return place_new_workers(trial.database, trial.process, workers, trial.now)
+
+
+def test_new_workers_get_places_by_one_statement(database: Database) -> None:
+    trial = host(database, max_workers=3, cycle_length=1000, assignment_lease=60)
+    workers = [uuid.uuid4() for _ in range(3)]
+    cycle_id = trial.cycle().id
+    # One comes twice, and has one place.
+    assert place_new(trial, *workers[:2], workers[0]) == dict.fromkeys(workers[:2], Accepted(cycle_id))
+    assert place_new(trial, workers[2]) == {workers[2]: Accepted(cycle_id)}
+    cycle = trial.cycle()
+    assert (cycle.slots, cycle.accepted) == (3, 3)
+    # Its lease is that of the process, and its place one for a report.
+    trial.seconds = 60
+    assert database.transaction(lambda s: lapse_leases(s, cycle_id, trial.now)) == 3
+    assert trial.report(*map(diff, workers)).total == 3
+
+
+def test_batch_with_more_than_there_is_room_for_is_decided_with_care(database: Database) -> None:
+    trial = host(database, max_workers=3, cycle_length=1000)
+    trial.join(1)
+    assert place_new(trial, *(uuid.uuid4() for _ in range(3))) == {}
+    assert trial.cycle().slots == 1
+
+
+def test_worker_that_was_in_a_cycle_before_is_decided_with_care(database: Database) -> None:
+    trial = host(database, max_diffs=1)
+    (past,) = trial.join(1)
+    trial.report(diff(past))
+    trial.close()
+    (present,) = trial.join(1)
+    new = uuid.uuid4()
+    assert place_new(trial, past, new, present) == {new: Accepted(trial.cycle().id)}
+    assert trial.cycle().slots == 2
+
+
+@pytest.mark.parametrize("state", ["paused", "failed", "finished", "averaging", None])
+def test_nobody_gets_a_place_by_one_statement_where_nobody_is_accepted(database: Database, state: Any) -> None:
+    trial = host(database, max_diffs=1)
+    if state == "averaging":
+        (worker,) = trial.join(1)
+        trial.report(diff(worker))
+    elif state is None:
+        database.transaction(lambda s: s.execute(text("DELETE FROM processes")))
+    else:
+        database.transaction(lambda s: states.move(s, trial.process.id, state))
+    assert place_new(trial, uuid.uuid4()) == {}
+
+
+def test_replica_answers_everybody_in_a_batch_of_old_and_new(
+    database: Database, replicas: tuple[Replica, Replica]
+) -> None:
+    trial = host(database, max_diffs=2, do_not_reuse_workers_until_cycle=5)
+    old = trial.join(2)
+    trial.report(*map(diff, old))
+    trial.close()
+    (present,) = trial.join(1)
+    asked = [old[0], uuid.uuid4(), present, old[1], uuid.uuid4()]
+    futures = [replicas[0].intake.request_cycle(trial.process, worker) for worker in asked]
+    answers = [future.result(20) for future in futures]
+    kinds = [answer.reason if isinstance(answer, Rejected) else answer.again for answer in answers]
+    used = RejectionReason.USED_RECENTLY
+    assert kinds == [used, False, True, used, False]
 
 
 def test_worker_that_asks_twice_in_one_batch_has_one_place(database: Database) -> None:
@@ -183,7 +256,7 @@ def test_nobody_waits_behind_the_averaging(database: Database, replicas: tuple[R
     averaging = SlowMean()
     closer = Background(lambda: trial.close(averaging))
     averaging.began.wait()
-    asking = Background(lambda: replicas[0].intake.request_cycle(trial.process, uuid.uuid4()))
+    asking = Background(lambda: replicas[0].request_cycle(trial.process, uuid.uuid4()))
     answer = asking.result(timeout=2)
     assert isinstance(answer, Rejected)
     assert answer.reason is RejectionReason.AVERAGING
@@ -191,4 +264,4 @@ def test_nobody_waits_behind_the_averaging(database: Database, replicas: tuple[R
     assert answer.timeout <= 3
     averaging.go_on.set()
     assert closer.result() is not None
-    assert isinstance(replicas[0].intake.request_cycle(trial.process, uuid.uuid4()), Accepted)
+    assert isinstance(replicas[0].request_cycle(trial.process, uuid.uuid4()), Accepted)

@@ -168,10 +168,19 @@ def test_host_refuses_a_hosted_version_before_the_upload(terminal: Terminal) -> 
     (terminal.directory / "large.bin").write_bytes(bytes(2 * HOSTING_LIMIT))
     arguments = hosting("twice")
     arguments[arguments.index("--model") + 1] = "large.bin"
+    position = arguments.index("--client-config") + 1
+    arguments[position] = arguments[position].replace("0.1", "0.5")
     message = terminal.fail(*arguments)
     assert message.startswith("twice 1.0 is hosted already: choose another --version")
     assert message.endswith("`gridnode processes delete twice 1.0`.")
     terminal.succeed(*hosting("twice", version="1.1"))
+
+
+def test_host_sent_again_gives_the_same_process(terminal: Terminal) -> None:
+    first = json.loads(terminal.succeed(*hosting("again"), "--output", "json"))
+    assert json.loads(terminal.succeed(*hosting("again"), "--output", "json")) == first
+    message = terminal.fail(*hosting("again", max_diffs=2))
+    assert message.startswith("again 1.0 is hosted already, with other contents: ")
 
 
 def test_host_tells_what_the_node_refuses(terminal: Terminal) -> None:

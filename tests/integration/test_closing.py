@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 import numpy as np
@@ -23,7 +23,7 @@ from tests.support.averaging_plans import iterative_plan, list_mean_plan, runnin
 from tests.support.domain import Trial, diff, host, parameters
 from tests.support.plan_builder import Action, Value
 from tests.support.replica import Holding, Replica, SlowMean
-from tests.support.threads import Background, at_once
+from tests.support.threads import Background, at_once, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -46,13 +46,6 @@ def report(trial: Trial, number: int, value: float = 1.0) -> None:
 def is_closed_at(trial: Trial, seconds: float) -> bool:
     trial.seconds = seconds
     return trial.close() is not None
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def nothing_is_closed(trial: Trial) -> bool:
@@ -216,7 +209,7 @@ def test_replicas_close_what_is_due_without_being_asked(database: Database, data
             workers = full.join(4)
             cycle_id = full.cycle().id
             works = [
-                partial((first, second)[index % 2].intake.report, full.process, cycle_id, diff(worker))
+                partial((first, second)[index % 2].report, full.process, cycle_id, diff(worker))
                 for index, worker in enumerate(workers)
             ]
             assert at_once(works) == ["counted"] * 4
@@ -240,7 +233,7 @@ def test_last_report_closes_the_cycle_without_waiting_for_the_next_look(database
         time.sleep(0.2)
         cycle_id = trial.cycle().id
         for worker in trial.join(2):
-            replica.intake.report(trial.process, cycle_id, diff(worker))
+            replica.report(trial.process, cycle_id, diff(worker))
         wait_until(lambda: trial.cycle().number == 2)
 
 
@@ -250,7 +243,7 @@ def test_weighted_mean_weighs_each_report_by_its_samples(database: Database, dat
         replica.service.start()
         cycle_id = trial.cycle().id
         for worker, value, weight in zip(trial.join(3), (1, 5, 4), (3, 1, 0.5), strict=True):
-            assert replica.intake.report(trial.process, cycle_id, diff(worker, value, weight=weight)) == "counted"
+            assert replica.report(trial.process, cycle_id, diff(worker, value, weight=weight)) == "counted"
         wait_until(lambda: trial.cycle().number == 2)
     np.testing.assert_allclose(parameters(trial, 2)[0], np.full(3, -10 / 4.5), rtol=1e-6)
 
@@ -280,7 +273,7 @@ def test_failing_averaging_plan_fails_the_process_and_keeps_every_report_until_i
         replica.service.start()
         cycle_id = trial.cycle().id
         for worker in trial.join(2):
-            assert replica.intake.report(trial.process, cycle_id, diff(worker)) == "counted"
+            assert replica.report(trial.process, cycle_id, diff(worker)) == "counted"
         wait_until(lambda: trial.status().state == "failed")
         status = trial.status()
         assert status.failure == "the averaging plan gave NaN or infinite values for parameter 0"
@@ -327,7 +320,7 @@ def test_hosted_plans_average_in_a_process_of_their_own(database: Database, data
         for trial in (iterative, listed):
             cycle_id = trial.cycle().id
             for worker, value in zip(trial.join(3), (1, 2, 6), strict=True):
-                assert replica.intake.report(trial.process, cycle_id, diff(worker, value)) == "counted"
+                assert replica.report(trial.process, cycle_id, diff(worker, value)) == "counted"
         wait_until(lambda: iterative.cycle().number == listed.cycle().number == 2)
     assert parameters(iterative, 2)[0].tolist() == parameters(listed, 2)[0].tolist() == [-3, -3, -3]
 

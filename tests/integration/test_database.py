@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import secrets
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
+from typing import cast
 
 import psycopg2
 import pytest
 from psycopg2 import sql
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
+from sqlalchemy.exc import DataError, DBAPIError, OperationalError, ProgrammingError
 from sqlalchemy.orm import Session
 
 from gridnode.db import binary_copy
-from gridnode.db.session import Database, is_transient
+from gridnode.db.iam import IamTokens
+from gridnode.db.migrate import upgrade
+from gridnode.db.revision import REVISION
+from gridnode.db.session import Database, Prepared, is_transient
 from gridnode.errors import Conflict, Unavailable
 from tests.support.postgres import PostgresForTests
+from tests.support.shared_database import VERSIONS, SharedServer
 from tests.support.threads import Background
 
 pytestmark = pytest.mark.integration
@@ -90,20 +99,6 @@ def test_transaction_whose_connection_breaks_is_run_again(
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
-def test_work_that_must_not_run_twice_is_not_run_again_once_it_may_be_committed(
-    database: Database, empty_database_url: str
-) -> None:
-    early, late = BreaksOnce(empty_database_url, "statement"), BreaksOnce(empty_database_url, "commit")
-    database.transaction(early, idempotent=False)
-    assert early.tries == 2
-    database.transaction(lambda session: session.execute(text("DELETE FROM notes")))
-    with pytest.raises(Unavailable):
-        database.transaction(late, idempotent=False)
-    assert late.tries == 1
-    # One broken connection says nothing of the database.
-    assert database.transaction(lambda session: session.scalar(text("SELECT 7"))) == 7
-
-
 def test_connection_that_broke_while_it_was_idle_is_replaced(database: Database, empty_database_url: str) -> None:
     backend = database.transaction(lambda session: session.scalar(text("SELECT pg_backend_pid()")))
     execute(empty_database_url, sql.SQL("SELECT pg_terminate_backend({}, 5000)").format(sql.Literal(backend)))
@@ -131,6 +126,41 @@ def test_mistake_in_a_statement_is_not_repeated(database: Database, statement: s
     with pytest.raises(ProgrammingError):
         database.transaction(work)
     assert len(tries) == 1
+
+
+_INSERT = Prepared(
+    "insert_note", ("bigint", "float8"), "INSERT INTO notes (id, weight) VALUES ($1, 1 / $2) RETURNING id"
+)
+
+
+def test_statement_of_its_own_is_committed(database: Database, empty_database_url: str) -> None:
+    assert [tuple(row) for row in database.execute(_INSERT, [1, 2.0])] == [(1,)]
+    with closing(psycopg2.connect(empty_database_url.replace("+psycopg2", ""))) as other, other.cursor() as cursor:
+        cursor.execute("SELECT weight FROM notes")
+        assert cursor.fetchall() == [(0.5,)]
+
+
+@pytest.mark.parametrize("divisor", [1.0, 0.0])
+def test_connection_runs_transactions_again_after_a_statement_of_its_own(database: Database, divisor: float) -> None:
+    """Whether the statement succeeds or fails."""
+    with contextlib.suppress(DataError):
+        database.execute(_INSERT, [1, divisor])
+
+    def fail_after_inserting(session: Session) -> None:
+        _INSERT.run(session.connection(), [2, 1.0])
+        raise Conflict("half-way")
+
+    with pytest.raises(Conflict):
+        database.transaction(fail_after_inserting)
+    ids = database.transaction(lambda session: session.scalars(text("SELECT id FROM notes")).all())
+    assert ids == ([1] if divisor else [])
+
+
+def test_statement_of_its_own_is_run_again_on_another_connection(database: Database, empty_database_url: str) -> None:
+    database.execute(_INSERT, [1, 1.0])
+    backend = database.transaction(lambda session: session.scalar(text("SELECT pg_backend_pid()")))
+    execute(empty_database_url, sql.SQL("SELECT pg_terminate_backend({}, 5000)").format(sql.Literal(backend)))
+    assert len(database.execute(_INSERT, [2, 1.0])) == 1
 
 
 def test_database_that_became_a_reader_is_left_at_once(database: Database) -> None:
@@ -235,6 +265,58 @@ def test_lock_that_is_not_given_up_is_waited_for_until_the_deadline_only(empty_d
         assert 0.4 < time.monotonic() - began < 3
         assert database.transaction(lambda session: session.scalar(text("SELECT 7"))) == 7
     database.close()
+
+
+def test_statement_that_hangs_is_ended_and_everybody_else_is_served(empty_database_url: str) -> None:
+    database = Database(empty_database_url, deadline=0.2, statement_timeout=0.5)
+    began = time.monotonic()
+    with pytest.raises(Unavailable):
+        database.transaction(lambda session: session.execute(text("SELECT pg_sleep(30)")))
+    assert 0.4 < time.monotonic() - began < 3
+    assert database.transaction(lambda session: session.scalar(text("SELECT 7"))) == 7
+    database.close()
+
+
+class NewPasswords:
+    """Tokens of a login whose password is another one each time, as a token of RDS is."""
+
+    def __init__(self, server: SharedServer, login: str) -> None:
+        self._server = server
+        self._login = login
+        self.made: list[str] = []
+
+    def token(self, _host: str, _port: int, _user: str) -> str:
+        """A password that is good from now on, and the one before no more."""
+        self.made.append(f"token-{len(self.made)}-{secrets.token_hex(200)}")
+        self._server.execute("ALTER ROLE {} PASSWORD {}", self._login, password=self.made[-1])
+        return self.made[-1]
+
+
+@pytest.fixture
+def server_with_passwords(tmp_path: Path) -> Iterator[SharedServer]:
+    server = SharedServer(tmp_path, VERSIONS[0])
+    server.start()
+    yield server
+    server.stop()
+
+
+def test_each_connection_logs_in_with_a_token_of_its_own(
+    server_with_passwords: SharedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    with server_with_passwords.database() as shared:
+        tokens = NewPasswords(server_with_passwords, shared.admin)
+        iam = cast(IamTokens, tokens)
+        assert upgrade(shared.admin_url, schema="node", iam=iam) == REVISION
+        database = Database(shared.admin_url, schema="node", iam=iam)
+        with database.engine.connect() as first, database.engine.connect() as second:
+            assert {each.scalar(text("SELECT current_user")) for each in (first, second)} == {shared.admin}
+        assert len(tokens.made) == 3
+        database.close()
+        # The password of the URL is good no more.
+        with pytest.raises(Unavailable):
+            Database(shared.admin_url, schema="node", deadline=0.2).transaction(lambda s: s.scalar(text("SELECT 1")))
+    assert not [token for token in tokens.made if token in caplog.text]
 
 
 def test_deadlock_is_resolved_by_running_one_of_both_again(empty_database_url: str) -> None:

@@ -126,6 +126,27 @@ def test_cycle_is_starved_past_its_deadline_for_want_of_reports_or_workers(sessi
     assert {name for (name, _), value in starved.items() if value} == {"no-reports", "no-workers"}
 
 
+def test_outbox_shows_what_the_master_node_refused_for_good_apart(sessions: sessionmaker[Session]) -> None:
+    collector = DatabaseCollector(sessions)
+    assert read(collector)["gridnode_outbox_refused"] == {(): 0}
+    past = datetime.now(UTC) - timedelta(days=1)
+    with sessions.begin() as session:
+        for refused in (True, True, False):
+            session.add(
+                OutboxEvent(
+                    event_id=uuid.uuid4(),
+                    process_id=1,
+                    body={},
+                    created_at=past if refused else datetime.now(UTC),
+                    refused_at=past if refused else None,
+                )
+            )
+    shown = read(collector)
+    assert shown["gridnode_outbox_refused"] == {(): 2}
+    assert shown["gridnode_outbox_depth"] == {(): 1}
+    assert shown["gridnode_outbox_age_seconds"][()] < 3600
+
+
 def test_outbox_shows_its_depth_and_the_age_of_its_oldest_event(sessions: sessionmaker[Session]) -> None:
     collector = DatabaseCollector(sessions)
     empty = read(collector)

@@ -23,7 +23,7 @@ CHANGING = {
     r"  +": "  ",  # a table is as wide as this machine's paths
 }
 TOOLS = """
-curl() {{ '{python}' '{root}/tests/support/curl.py' "$@"; }}
+curl() {{ '{python}' -P '{root}/tests/support/curl.py' "$@"; }}
 python3() {{ '{python}' "$@"; }}
 gridnode() {{ '{python}' -m gridnode "$@"; }}
 """

@@ -7,26 +7,29 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import psycopg2
 import pytest
 from sqlalchemy import func, select, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
 from gridnode.averaging.hosted_plan import SandboxLimits
 from gridnode.db.models import Base, Checkpoint, Plan, Process, Protocol
 from gridnode.db.session import Database
 from gridnode.errors import Conflict, InvalidRequest
+from gridnode.processes import states
 from gridnode.processes.catalog import HostedProcess, find_process_id, load_process
 from gridnode.processes.hosting import Upload, check_upload, store_process
 from gridnode.protocol.syft_proto import encode_state
 from tests.support.averaging_plans import list_mean_plan, running_mean_plan
 from tests.support.domain import START
+from tests.support.plan_builder import without_shapes
 from tests.support.recordings import DATA
 from tests.support.threads import at_once
 
 pytestmark = pytest.mark.integration
 
-PLAN = (DATA / "models" / "tiny" / "training_plan.uploaded.bin").read_bytes()
+PLAN = without_shapes((DATA / "models" / "tiny" / "training_plan.uploaded.bin").read_bytes())
 MODEL = encode_state([np.arange(6, dtype=np.float32).reshape(2, 3), np.zeros((), np.int64)])
 VECTOR = encode_state([np.zeros(3, np.float32)])
 CLIENT = {"name": "mnist", "version": "1.0", "batch_size": 64, "lr": 0.01, "max_updates": 100}
@@ -60,7 +63,7 @@ def upload(**fields: Any) -> Upload:
 
 def host(database: Database, sent: Upload) -> int:
     checked = check_upload(sent, SandboxLimits())
-    return database.transaction(lambda s: store_process(s, checked, START), idempotent=False)
+    return database.transaction(lambda s: store_process(s, checked, START))
 
 
 def load(database: Database, process_id: int) -> HostedProcess:
@@ -136,18 +139,76 @@ def test_list_plan_fixes_the_number_of_diffs_as_if_the_author_had_written_it(dat
 def test_name_and_version_are_unique(database: Database) -> None:
     host(database, upload())
     before = rows(database)
-    with pytest.raises(Conflict, match=r"mnist 1\.0 is hosted already: choose another client_config\.version"):
+    with pytest.raises(
+        Conflict, match=r"mnist 1\.0 is hosted already, with other contents: choose another client_config\.version"
+    ):
         host(database, upload(model=VECTOR))
     assert rows(database) == before
     newer = host(database, upload(client_config={**CLIENT, "version": "2.0"}))
     assert database.transaction(lambda s: find_process_id(s, "mnist", None)) == newer
 
 
-def test_of_two_that_host_the_same_at_once_one_is_told_so(database: Database) -> None:
-    outcomes = at_once([partial(host, database, upload())] * 3)
+def test_of_several_that_host_different_models_at_once_one_succeeds(database: Database) -> None:
+    uploads = [upload(model=encode_state([np.full(3, number, np.float32)])) for number in range(3)]
+    outcomes = at_once([partial(host, database, each) for each in uploads])
     assert len([outcome for outcome in outcomes if isinstance(outcome, int)]) == 1
     assert [type(outcome) for outcome in outcomes if not isinstance(outcome, int)] == [Conflict] * 2
     assert rows(database)["processes"] == 1
+
+
+def test_hosting_the_same_again_gives_the_same_process(database: Database) -> None:
+    sent = upload(server_config={"max_workers": 10, "num_cycles": 2})
+    process_id = host(database, sent)
+    before = rows(database)
+    reordered = {key: CLIENT[key] for key in reversed(CLIENT)}
+    again = upload(server_config={"num_cycles": 2, "max_workers": 10}, client_config=reordered)
+    assert at_once([partial(host, database, each) for each in (sent, again, again)]) == [process_id] * 3
+    database.transaction(lambda s: states.move(s, process_id, "finished"))
+    assert host(database, sent) == process_id
+    assert rows(database) == before
+
+
+def test_hosting_the_same_list_plan_again_gives_the_same_process(database: Database) -> None:
+    sent = upload(model=VECTOR, averaging_plan=list_mean_plan(1, 4))
+    assert host(database, sent) == host(database, sent)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"model": VECTOR},
+        {"plans": {"training_plan": PLAN}},
+        {"plans": {"training_plan": PLAN, "evaluation2": PLAN}},
+        {"protocols": {"secure": b"other bytes"}},
+        {"protocols": {}},
+        {"averaging_plan": running_mean_plan(2), "server_config": {"max_workers": 10, "iterative_plan": True}},
+        {"server_config": {"max_workers": 11}},
+        {"client_config": {**CLIENT, "lr": 0.02}},
+        {"client_config": {**CLIENT, "more": [1, 2]}},
+    ],
+    ids=lambda changed: "-".join(changed),
+)
+def test_hosting_anything_else_under_the_same_name_is_a_conflict(database: Database, changed: dict[str, Any]) -> None:
+    host(database, upload())
+    with pytest.raises(Conflict, match="hosted already, with other contents"):
+        host(database, upload(**changed))
+
+
+def test_hosting_whose_commit_was_in_doubt_succeeds(database: Database) -> None:
+    """The connection breaks when everything is committed and nobody has heard of it."""
+    checked = check_upload(upload(), SandboxLimits())
+    tries: list[int] = []
+
+    def store(session: Session) -> int:
+        tries.append(store_process(session, checked, START))
+        if len(tries) == 1:
+            session.commit()
+            raise OperationalError("COMMIT", None, psycopg2.OperationalError("connection lost"))
+        return tries[-1]
+
+    assert database.transaction(store) == tries[0]
+    assert tries[0] == tries[1]
+    assert rows(database) == {"processes": 1, "plans": 2, "protocols": 1, "checkpoints": 1, "cycles": 1}
 
 
 @pytest.mark.parametrize("table", ["processes", "plans", "protocols", "checkpoints", "cycles"])

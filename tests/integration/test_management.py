@@ -6,9 +6,10 @@ import uuid
 from collections.abc import Iterator
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from flask import Flask
 from sqlalchemy import event, func, select, text
 
 from gridnode.cycles import closing
@@ -18,7 +19,11 @@ from gridnode.db.models import Base, OutboxEvent
 from gridnode.db.session import Database
 from gridnode.errors import Conflict, GridNodeError, InvalidRequest, NotFound
 from gridnode.processes import management, states
+from gridnode.processes.catalog import Catalog
+from gridnode.protocol.hosting import HostingEndpoints
+from gridnode.protocol.management import make_management_app
 from gridnode.reporting.metrics import RejectionReason
+from gridnode.security.management_token import ManagementAccess
 from tests.support.domain import START, TO_MASTER, Trial, diff, host, parameters
 from tests.support.replica import Holding
 from tests.support.threads import Background, at_once
@@ -103,6 +108,19 @@ def test_paused_process_ends_its_cycle_and_goes_on_when_resumed(database: Databa
     assert trial.cycle().number == 2
 
 
+def test_failed_process_can_not_be_paused_and_keeps_its_reason_until_it_is_resumed(database: Database) -> None:
+    trial = host(database, max_diffs=1)
+    report_once(trial, close=False)
+    database.transaction(lambda s: closing.fail_process(s, trial.process.id, "it always fails"))
+    with pytest.raises(Conflict, match=r"is failed, it can't become paused\. It failed: it always fails\. Resume it"):
+        database.transaction(lambda s: management.pause(s, trial.process.id))
+    assert (trial.status().state, trial.status().failure) == ("failed", "it always fails")
+    assert trial.close() is None
+    database.transaction(lambda s: management.resume(s, trial.process.id))
+    assert (trial.status().state, trial.status().failure) == ("active", None)
+    assert trial.close() is not None
+
+
 def test_process_without_end_has_no_progress_and_is_never_finished(database: Database) -> None:
     trial = host(database, max_diffs=1, num_cycles=0)
     for completed in range(3):
@@ -175,6 +193,45 @@ def test_finishing_while_a_cycle_closes_leaves_no_cycle_running(database: Databa
     assert (status.state, status.completed_cycles, status.cycle) == ("finished", 1, None)
     assert trial.cycle().state == "abandoned"
     assert [body["finished"] for body in told(database)] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "answer"),
+    [
+        ("POST", "/processes/{}/finish", {"averaging": False, "dropped_reports": 0}),
+        ("DELETE", "/processes/{}?force=true", {"status": "deleted"}),
+    ],
+    ids=["finish", "delete"],
+)
+def test_who_finishes_or_deletes_waits_for_a_slow_averaging_plan_longer_than_phones_do(
+    database: Database, database_url: str, method: str, path: str, answer: dict[str, Any]
+) -> None:
+    trial = host(database, min_diffs=1, max_diffs=1)
+    report_once(trial, close=False)
+    impatient = Database(database_url, deadline=0.3)
+    client = management_app(impatient).test_client()
+    closer = Holding(database)
+    closer.close_cycle(trial)
+    asking = Background(lambda: client.open(path.format(trial.process.id), method=method))
+    assert not asking.is_done(1.5)
+    closer.commit_behind(database, asking)
+    response = asking.result()
+    assert (response.status_code, response.json) == (200, answer)
+    impatient.close()
+
+
+def management_app(database: Database) -> Flask:
+    """The management listener's application, without hosting."""
+    return make_management_app(
+        database,
+        Catalog(database),
+        cast(HostingEndpoints, None),
+        TO_MASTER,
+        ManagementAccess(None),
+        is_ready=lambda: None,
+        render_metrics=lambda: b"",
+        event_written=lambda: None,
+    )
 
 
 def test_report_that_is_under_way_is_counted_before_the_process_finishes(database: Database) -> None:

@@ -24,7 +24,15 @@ from sqlalchemy.orm import Session, sessionmaker
 from gridnode.db.models import Assignment, Cycle, OutboxEvent, Process
 from gridnode.reporting.dispatcher import Dispatcher
 from gridnode.reporting.master import MasterNode
-from gridnode.reporting.outbox import claim_due, mark_accepted, mark_failed, purge_delivered, record_progress
+from gridnode.reporting.outbox import (
+    REFUSALS,
+    claim_due,
+    mark_accepted,
+    mark_failed,
+    mark_invalid,
+    purge,
+    record_progress,
+)
 from gridnode.reporting.progress import CycleFigures, ProcessProgress, cycle_figures
 from tests.support.scripted_master import Reply, ScriptedMaster
 
@@ -287,6 +295,77 @@ def test_refused_event_holds_up_its_process_and_no_other(sessions: Sessions, mas
     assert node.run_once() == 3
     assert cycles_by_model(master.accepted())["model-1"] == [1, 2, 3]
     assert rows(sessions)[0].last_error is None
+
+
+def refuse(sessions: Sessions, node: Dispatcher, times: int) -> None:
+    for _ in range(times):
+        make_due(sessions)
+        node.run_once()
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_event_that_is_called_wrong_for_good_is_set_aside_and_the_next_are_sent_in_order(
+    sessions: Sessions, master: ScriptedMaster, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    master.script = lambda body: failure(status) if body["cycle"] == 1 else Reply()
+    record(sessions, 1, range(1, 4))
+    node = dispatcher(sessions, master)
+    refuse(sessions, node, REFUSALS - 1)
+    assert master.accepted() == []
+    assert rows(sessions)[0].refused_at is None
+
+    refuse(sessions, node, 1)
+    assert cycles_by_model(master.accepted()) == {"model-1": [2, 3]}
+    aside = rows(sessions)[0]
+    assert aside.refused_at is not None
+    assert (aside.delivered_at, aside.leased_until, aside.last_error) == (None, None, f"HTTP {status}")
+    assert (aside.refusals, aside.body["cycle"]) == (REFUSALS, 1)
+    (logged,) = [entry for entry in caplog.records if entry.levelname == "ERROR"]
+    assert "set aside" in logged.message
+    assert logged.__dict__["event_id"] == str(aside.event_id)
+
+    posts = len(master.posts)
+    record(sessions, 1, range(4, 5))
+    refuse(sessions, node, 3)
+    assert [post.body["cycle"] for post in master.posts[posts:]] == [4]
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 408, 429, 500, 503])
+def test_event_is_never_set_aside_for_what_is_not_about_it(
+    sessions: Sessions, master: ScriptedMaster, status: int
+) -> None:
+    master.script = lambda _: failure(status)
+    record(sessions, 1, range(1, 3))
+    refuse(sessions, dispatcher(sessions, master), REFUSALS + 2)
+    assert {post.body["cycle"] for post in master.posts} == {1}
+    assert [(row.refused_at, row.refusals) for row in rows(sessions)] == [(None, 0)] * 2
+
+
+def test_refusal_that_comes_after_the_lease_does_not_count(sessions: Sessions) -> None:
+    record(sessions, 1)
+    with sessions.begin() as session:
+        session.execute(update(OutboxEvent).values(refusals=REFUSALS - 1))
+        (late,) = claim_due(session, limit=1, lease=0)
+    with sessions.begin() as session:
+        claim_due(session, limit=1, lease=30)
+    with sessions.begin() as session:
+        assert not mark_invalid(session, late, error="HTTP 400", retry_in=0)
+    assert (rows(sessions)[0].refusals, rows(sessions)[0].refused_at) == (REFUSALS - 1, None)
+
+
+def test_event_that_was_set_aside_and_accepted_after_all_is_delivered(sessions: Sessions) -> None:
+    """Two replicas post it, and the slower one has the better answer."""
+    record(sessions, 1)
+    with sessions.begin() as session:
+        session.execute(update(OutboxEvent).values(refusals=REFUSALS - 1))
+        (slow,) = claim_due(session, limit=1, lease=0)
+    with sessions.begin() as session:
+        (quick,) = claim_due(session, limit=1, lease=30)
+        assert mark_invalid(session, quick, error="HTTP 400", retry_in=0)
+    with sessions.begin() as session:
+        mark_accepted(session, [slow])
+    assert rows(sessions)[0].delivered_at is not None
+    assert rows(sessions)[0].refused_at is None
 
 
 def test_repeated_attempts_carry_the_same_event_id(sessions: Sessions, master: ScriptedMaster) -> None:
@@ -710,5 +789,16 @@ def test_purge_deletes_what_was_delivered_long_ago_and_nothing_else(sessions: Se
                 update(OutboxEvent).where(OutboxEvent.process_id == process_id).values(delivered_at=func.now() - age)
             )
     with sessions.begin() as session:
-        assert purge_delivered(session, timedelta(days=7)) == 1
+        assert purge(session, delivered=timedelta(days=7), refused=timedelta(days=30)) == 1
     assert [row.process_id for row in rows(sessions)] == [2, 3]
+
+
+def test_purge_deletes_what_was_set_aside_long_ago(sessions: Sessions) -> None:
+    for process_id, days in ((1, 31), (2, 29)):
+        record(sessions, process_id)
+        with sessions.begin() as session:
+            since = func.now() - timedelta(days=days)
+            session.execute(update(OutboxEvent).where(OutboxEvent.process_id == process_id).values(refused_at=since))
+    with sessions.begin() as session:
+        assert purge(session, delivered=timedelta(days=7), refused=timedelta(days=30)) == 1
+    assert [row.process_id for row in rows(sessions)] == [2]

@@ -14,6 +14,7 @@ from sqlalchemy.exc import DataError
 from sqlalchemy.orm import Session
 
 from gridnode.averaging.strategy import Mean
+from gridnode.cycles import intake, new_reports
 from gridnode.cycles.closing import mark_due
 from gridnode.cycles.reports import CycleHasNoRoom, Report, commit_reports
 from gridnode.db.models import Assignment, UpdateSum
@@ -91,7 +92,7 @@ def test_reports_that_devices_repeat_to_two_replicas_at_once_are_counted_once(
     workers = trial.join(12)
     cycle_id = trial.cycle().id
     works = [
-        partial(replica.intake.report, trial.process, cycle_id, diff(worker, number + 1))
+        partial(replica.report, trial.process, cycle_id, diff(worker, number + 1))
         for number, worker in enumerate(workers)
         for replica in replicas + replicas[:1]
     ]
@@ -106,7 +107,7 @@ def test_two_replicas_together_count_exactly_max_diffs(database: Database, repli
     workers = trial.join(30)
     cycle_id = trial.cycle().id
     works = [
-        partial(replicas[number % 2].intake.report, trial.process, cycle_id, diff(worker, 2.0**number))
+        partial(replicas[number % 2].report, trial.process, cycle_id, diff(worker, 2.0**number))
         for number, worker in enumerate(workers[:24])
     ]
     outcomes = at_once(works)
@@ -126,7 +127,7 @@ def test_of_two_diffs_of_a_worker_at_once_one_is_counted_and_one_refused(
     (worker,) = trial.join(1)
     cycle_id = trial.cycle().id
     works = [
-        partial(replica.intake.report, trial.process, cycle_id, diff(worker, value))
+        partial(replica.report, trial.process, cycle_id, diff(worker, value))
         for replica, value in zip(replicas, [1, 2], strict=True)
     ]
     outcomes = at_once(works)
@@ -236,17 +237,32 @@ def test_nobody_waits_behind_the_averaging(database: Database, replicas: tuple[R
     closer = Background(lambda: trial.close(averaging))
     averaging.began.wait()
     for replica, worker in zip(replicas, (late, stale), strict=True):
-        reporting = Background(partial(replica.intake.report, trial.process, cycle_id, diff(worker)))
+        reporting = Background(partial(replica.report, trial.process, cycle_id, diff(worker)))
         with pytest.raises(Conflict):
             reporting.result(timeout=2)
-        repeating = Background(partial(replica.intake.report, trial.process, cycle_id, diff(last)))
+        repeating = Background(partial(replica.report, trial.process, cycle_id, diff(last)))
         assert repeating.result(timeout=2) == "repeated"
     averaging.go_on.set()
     assert closer.result() is not None
 
 
+@pytest.fixture
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which way reports are counted: with one statement, with their sum by COPY before it, or step by step."""
+    if request.param == "copy":
+        monkeypatch.setattr(new_reports, "_LARGEST_PARAMETER", -1)
+    elif request.param == "steps":
+        monkeypatch.setattr(intake, "count_new_reports", lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("way", "answer_of"),
+    [("statement", "do_execute"), ("copy", "do_commit"), ("steps", "do_commit")],
+    indirect=["way"],
+)
+@pytest.mark.usefixtures("way")
 def test_report_whose_commit_is_in_doubt_is_found_to_be_counted(
-    database: Database, replicas: tuple[Replica, Replica], monkeypatch: pytest.MonkeyPatch
+    database: Database, replicas: tuple[Replica, Replica], monkeypatch: pytest.MonkeyPatch, answer_of: str
 ) -> None:
     """The connection breaks after the server has committed and before it could say so."""
     trial = host(database, max_diffs=10)
@@ -255,31 +271,37 @@ def test_report_whose_commit_is_in_doubt_is_found_to_be_counted(
     replica = replicas[0]
     replica.views.get(cycle_id)
     dialect = replica.database.engine.dialect
-    commit = dialect.do_commit
+    do = getattr(dialect, answer_of)
     lost: list[bool] = []
 
-    def lose_the_answer_once(connection: object) -> None:
-        commit(connection)  # type: ignore[arg-type]
-        if not lost:
+    def lose_the_answer_once(*arguments: Any) -> None:
+        do(*arguments)
+        if not lost and (answer_of == "do_commit" or arguments[1].startswith("EXECUTE")):
             lost.append(True)
             raise dialect.dbapi.OperationalError("server closed the connection unexpectedly")  # type: ignore[union-attr]
 
-    monkeypatch.setattr(dialect, "do_commit", lose_the_answer_once)
-    assert replica.intake.report(trial.process, cycle_id, diff(worker)) == "repeated"
+    monkeypatch.setattr(dialect, answer_of, lose_the_answer_once)
+    assert replica.report(trial.process, cycle_id, diff(worker)) == "repeated"
     assert lost
     assert stored_total(trial) == 1
     assert_is_consistent(trial)
 
 
 @pytest.mark.parametrize(
-    ("moment", "statement", "meets_it"),
+    ("way", "moment", "statement", "meets_it"),
     [
-        ("before_cursor_execute", "FROM assignments", "the claim"),
-        ("after_cursor_execute", "FROM assignments", "the copy of the sum"),
-        ("before_cursor_execute", "UPDATE cycles", "the count"),
-        ("after_cursor_execute", "UPDATE cycles", "the commit"),
+        ("statement", "before_cursor_execute", "PREPARE", "the preparation"),
+        ("statement", "before_cursor_execute", "EXECUTE", "the one statement"),
+        ("copy", "before_cursor_execute", "EXECUTE", "the count"),
+        ("copy", "after_cursor_execute", "EXECUTE", "the commit"),
+        ("steps", "before_cursor_execute", "FROM assignments", "the claim"),
+        ("steps", "after_cursor_execute", "FROM assignments", "the copy of the sum"),
+        ("steps", "before_cursor_execute", "UPDATE cycles", "the count"),
+        ("steps", "after_cursor_execute", "UPDATE cycles", "the commit"),
     ],
+    indirect=["way"],
 )
+@pytest.mark.usefixtures("way")
 def test_report_whose_connection_breaks_is_counted_once(
     database: Database, replicas: tuple[Replica, Replica], moment: str, statement: str, meets_it: str
 ) -> None:
@@ -298,10 +320,23 @@ def test_report_whose_connection_breaks_is_counted_once(
                 database.transaction(lambda s: s.execute(_TERMINATE, {"backend": backend}))
 
     event.listen(replica.database.engine, moment, break_the_first)
-    assert replica.intake.report(trial.process, cycle_id, diff(worker)) == "counted", meets_it
+    assert replica.report(trial.process, cycle_id, diff(worker)) == "counted", meets_it
     assert len(seen) == 2
     assert stored_total(trial) == 1
     assert_is_consistent(trial)
+
+
+def test_statement_that_a_session_has_not_prepared_is_prepared_again(
+    database: Database, replicas: tuple[Replica, Replica]
+) -> None:
+    """Something between node and database gave the connection another session."""
+    trial = host(database, max_diffs=10)
+    first, second = trial.join(2)
+    cycle_id = trial.cycle().id
+    assert replicas[0].report(trial.process, cycle_id, diff(first)) == "counted"
+    replicas[0].run(lambda s: s.execute(text("DEALLOCATE ALL")))
+    assert replicas[0].report(trial.process, cycle_id, diff(second)) == "counted"
+    assert stored_total(trial) == 2
 
 
 def test_error_in_the_middle_of_a_batch_leaves_nothing_of_it(database: Database) -> None:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import func, select, text
 
-from gridnode.cycles import closing, retention
+from gridnode.cycles import closing, retention, service
 from gridnode.cycles.assignment import Accepted, assign_workers
 from gridnode.db.models import Assignment, Checkpoint, Cycle, UpdateSum
 from gridnode.db.session import Database
 from gridnode.processes import management
 from tests.support.domain import TO_MASTER, Trial, diff, host
-from tests.support.replica import Holding
-from tests.support.threads import at_once
+from tests.support.replica import Holding, Replica
+from tests.support.threads import at_once, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -184,7 +185,8 @@ def test_first_and_newest_checkpoints_are_kept(database: Database, keep: int, ke
 
 
 def test_deletion_of_many_rows_is_done_in_batches(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retention, "_BATCH", 2)
+    monkeypatch.setattr(retention, "BATCH", 2)
+    monkeypatch.setattr(retention, "VALUES_BATCH", 2)
     trial = host(database, max_diffs=1)
     pass_cycles(trial, 5)
     trial.seconds = LATER + timedelta(days=1).total_seconds()
@@ -194,3 +196,34 @@ def test_deletion_of_many_rows_is_done_in_batches(database: Database, monkeypatc
         assert database.transaction(retention.delete_leftover_sums) == expected
     for expected in (2, 2, 0):
         assert database.transaction(lambda s: retention.delete_old_checkpoints(s, 1)) == expected
+
+
+def test_service_deletes_batch_after_batch_while_there_is_more_and_closes_cycles_between_them(
+    database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "BATCH", 20)
+    monkeypatch.setattr(service, "_RETENTION_INTERVAL", 0.5)
+    trial = host(database, max_diffs=1, num_cycles=2, max_workers=500)
+    workers = trial.join(201)
+    trial.report(diff(workers[0]))
+    assert trial.close() is not None
+    other = host(database, name="other", max_diffs=1)
+    finish = database.transaction(lambda s: management.finish(s, trial.process.id, trial.now, TO_MASTER))
+    assert not finish.averaging
+    trial.seconds = LATER
+
+    left_when_closed: list[int] = []
+
+    def left() -> int:
+        return database.transaction(lambda s: s.scalars(select(func.count()).select_from(Assignment)).one())
+
+    with Replica(database_url, now=lambda: trial.now, interval=0.1) as replica:
+        replica.service.start()
+        wait_until(lambda: left() < 201)
+        began = time.monotonic()
+        other.report(diff(other.join(1)[0]))
+        wait_until(lambda: other.status().completed_cycles == 1)
+        left_when_closed.append(left())
+        wait_until(lambda: left() == 1)
+        assert time.monotonic() - began < 4  # an interval for each batch would be five seconds
+    assert left_when_closed[0] > 1

@@ -25,6 +25,7 @@ from gridnode.processes.hosting import Upload, check_upload, store_process
 from gridnode.processes.management import ProcessStatus, list_processes
 from gridnode.protocol.syft_proto import decode_state, encode_state
 from gridnode.reporting.announcer import Announcer
+from tests.support.plan_builder import without_shapes
 from tests.support.recordings import DATA
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -107,7 +108,7 @@ def host(
 ) -> Trial:
     """Host a process whose model is one vector of zeros, or the given tensors."""
     model = encode_state([np.zeros(3, np.float32)] if tensors is None else tensors)
-    plan = (DATA / "models" / "tiny" / "training_plan.uploaded.bin").read_bytes()
+    plan = without_shapes((DATA / "models" / "tiny" / "training_plan.uploaded.bin").read_bytes())
     client_config = {"name": name, "version": "1", "batch_size": 1, "lr": 0.1, "max_updates": 1}
     upload = check_upload(
         Upload(model, {"plan": plan}, {}, averaging_plan, client_config, server_config), SandboxLimits()

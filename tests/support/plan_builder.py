@@ -61,6 +61,15 @@ def plan_of(
     return encoded
 
 
+def without_shapes(plan: bytes) -> bytes:
+    """The plan without the shapes of its inputs, so that it can be hosted with any model of few tensors."""
+    message = parse("Plan", plan)
+    for placeholder in message.role.placeholders:
+        placeholder.ClearField("expected_shape")
+    encoded: bytes = message.SerializeToString()
+    return encoded
+
+
 def _write_action(message: Any, action: Action) -> None:
     message.command = action.command
     if action.target is not None:

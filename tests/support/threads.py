@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Generic, TypeVar
@@ -55,3 +56,11 @@ def at_once(works: Sequence[Callable[[], object]]) -> list[object]:
         except Exception as error:
             outcomes.append(error)
     return outcomes
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    """Look again and again until it is so."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)

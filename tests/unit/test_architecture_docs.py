@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 from gridnode.cycles import view
 from gridnode.db.models import Base
@@ -45,10 +46,13 @@ def test_contracts_are_those_that_are_checked() -> None:
 
 
 def test_figures_are_those_of_the_code() -> None:
-    def default(name: str) -> object:
+    def default(name: str) -> Any:
         return Settings.__dataclass_fields__[name].default
 
     assert f"`GRIDNODE_THREADS_PER_PROCESS` ({default('threads_per_process')})" in PAGE
+    assert f"`GRIDNODE_DATABASE_DEADLINE` ({default('database_deadline'):g} s)" in PAGE
+    assert f"`GRIDNODE_DATABASE_STATEMENT_TIMEOUT` ({default('database_statement_timeout'):g} s)" in PAGE
+    assert f"`GRIDNODE_DATABASE_CONNECT_TIMEOUT` ({default('database_connect_timeout'):g} s)" in PAGE
     connections = int(str(default("worker_processes"))) * int(str(default("database_pool_size")))
     assert f"With the defaults a replica needs {connections}." in PAGE
     assert f"| {catalog.FRESH_SECONDS:g} s; the fixed part never changes" in PAGE

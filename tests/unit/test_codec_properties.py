@@ -143,13 +143,13 @@ def read_plan(data: bytes) -> None:
         return
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=4 * settings().max_examples, deadline=None)
 @given(damaged(STATES))
 def test_damaged_state_is_read_or_refused(data: bytes) -> None:
     bounded(lambda: read_state(data))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=2 * settings().max_examples, deadline=None)
 @given(damaged(PLANS))
 def test_damaged_plan_is_read_or_refused(data: bytes) -> None:
     bounded(lambda: read_plan(data))
@@ -162,7 +162,7 @@ def test_arbitrary_bytes_are_read_or_refused(data: bytes) -> None:
     bounded(lambda: read_plan(data))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=2 * settings().max_examples, deadline=None)
 @given(damaged(STATES))
 def test_accepted_state_is_what_the_protobuf_library_reads(data: bytes) -> None:
     """A damaged State that is still accepted has the values another implementation finds in it."""

@@ -30,6 +30,7 @@ DEFAULTS: dict[str, Any] = {
     "authentication": None,
     "assignment_lease": 3600,
     "aggregation": Aggregation("mean"),
+    "targets": [],
 }
 HONOURED: dict[str, Any] = {
     "min_workers": 3,
@@ -46,6 +47,7 @@ HONOURED: dict[str, Any] = {
     "authentication": {"secret": "x" * 32},
     "assignment_lease": 12.5,
     "aggregation": {"strategy": "weighted_mean"},
+    "targets": ["kotlinsyft", "syft.js-0.1.4"],
 }
 CLIENT: dict[str, Any] = {"name": "mnist", "version": "1.0", "batch_size": 64, "lr": 0.01, "max_updates": 100}
 
@@ -86,6 +88,7 @@ REFUSED = [
     *(("pool_selection", value) for value in ["first", "", 1]),
     *(("iterative_plan", value) for value in ["yes", 1, 0]),
     *(("authentication", value) for value in ["secret", {"sekret": "x"}, {"type": "jwt"}, {"secret": 7}]),
+    *(("targets", value) for value in ["kotlinsyft", ["android"], [1]]),
     *(("aggregation", value) for value in ["mean", {"strategy": "median"}, {"strategy": "mean", "trim": 1}]),
 ]
 

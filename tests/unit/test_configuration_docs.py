@@ -44,7 +44,13 @@ def type_in_words(schema: dict[str, Any]) -> str:
     (given,) = choices
     if "enum" in given:
         return " or ".join(f'`"{value}"`' for value in sorted(given["enum"]))
-    words = {"integer": "whole number", "number": "number", "boolean": "true or false", "string": "text"}
+    words = {
+        "integer": "whole number",
+        "number": "number",
+        "boolean": "true or false",
+        "string": "text",
+        "array": "list",
+    }
     word = words.get(given.get("type", ""), "object")
     if "minLength" in given:
         return f"{word} of {given['minLength']} to {given['maxLength']} characters"

@@ -10,7 +10,7 @@ import pytest
 
 from gridnode.cycles import retention
 from gridnode.cycles import states as cycle_states
-from gridnode.cycles.patience import LONGEST, SPREAD
+from gridnode.cycles.patience import LONGEST, SPREAD, TOO_SLOW
 from gridnode.processes import states as process_states
 from gridnode.processes.schema import ServerConfig
 from gridnode.reporting.metrics import RejectionReason
@@ -82,5 +82,7 @@ def test_figures_are_those_of_the_code() -> None:
     assert "`GRIDNODE_DATABASE_DEADLINE` (5 s)" in PAGE
     assert (SPREAD, LONGEST) == (5.0, 86_400.0)
     assert "up to 5 s at the least" in PAGE
+    assert TOO_SLOW == 3600
+    assert "| a speed is below the minimum | an hour, " in PAGE
     assert retention.ASSIGNMENT_LIFETIME.days == 7
     assert "for seven days" in PAGE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,13 @@ def test_pages_begin_with_a_command() -> None:
         before, fence, _ = page.read_text(encoding="utf-8").partition("```")
         assert fence, page.name
         assert len(before) < 2000, f"{page.name}: the first command comes late"
+
+
+def test_source_distribution_has_what_the_pages_link() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    included = [ROOT / path.lstrip("/") for path in project["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]]
+    linked = {
+        (page.parent / link.partition("#")[0]).resolve() for page in PAGES for link in links_of(page) if link[0] != "#"
+    }
+    missing = [str(target.relative_to(ROOT)) for target in linked if not any(map(target.is_relative_to, included))]
+    assert sorted(missing) == []

@@ -30,6 +30,8 @@ from tests.support.averaging_plans import (
 from tests.support.plan_builder import Action, Value
 from tests.support.recordings import load_model, load_run
 
+pytestmark = pytest.mark.process
+
 LIMITS = SandboxLimits(memory=256 * 1024**2, seconds=20)
 Tensor = np.ndarray[Any, Any]
 

@@ -16,6 +16,8 @@ import pytest
 
 import gridnode
 
+pytestmark = pytest.mark.process
+
 # Everything is imported before, as a locked down process can open no file. Prints what each attempt raised, or null.
 PROGRAM = """
 import sys

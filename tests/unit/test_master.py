@@ -56,7 +56,13 @@ def test_key_is_sent_though_a_netrc_knows_the_host(
     assert master.posts[0].headers["Authorization"] == f"Bearer {KEY}"
 
 
-@pytest.mark.parametrize("status", [400, 401, 404, 500])
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_answers_about_the_event_call_it_wrong(master: ScriptedMaster, status: int) -> None:
+    master.script = lambda _: Reply(status)
+    assert post(master) == Answer("invalid", f"HTTP {status}")
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 408, 409, 500])
 def test_other_answers_refuse_this_event(master: ScriptedMaster, status: int) -> None:
     master.script = lambda _: Reply(status)
     assert post(master) == Answer("refused", f"HTTP {status}")

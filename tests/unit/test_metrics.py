@@ -243,6 +243,7 @@ WORK = """
 """
 
 
+@pytest.mark.process
 def test_scrape_of_any_process_shows_the_sum_over_all(workers: Workers) -> None:
     workers.start(WORK)
     workers.start(WORK)
@@ -258,6 +259,7 @@ def test_scrape_of_any_process_shows_the_sum_over_all(workers: Workers) -> None:
     assert all("pid" not in dict(labels) for _, labels in samples)
 
 
+@pytest.mark.process
 def test_dead_process_keeps_its_counts_and_loses_its_gauges(workers: Workers) -> None:
     workers.start(WORK)
     killed = workers.start(WORK)
@@ -271,12 +273,14 @@ def test_dead_process_keeps_its_counts_and_loses_its_gauges(workers: Workers) ->
     assert find(samples, "gridnode_workers_assigned_total", model="mnist", version="1.0") == 2
 
 
+@pytest.mark.process
 def test_scrape_outlives_a_process_killed_while_it_made_its_file(workers: Workers, metrics_directory: Path) -> None:
     workers.run(WORK)
     (metrics_directory / "counter_4194304.db").touch()
     assert find(workers.scrape(), "gridnode_workers_assigned_total", model="mnist", version="1.0") == 1
 
 
+@pytest.mark.process
 def test_forked_worker_counts_on_its_own(workers: Workers) -> None:
     workers.run(
         """
@@ -292,6 +296,7 @@ def test_forked_worker_counts_on_its_own(workers: Workers) -> None:
     assert find(workers.scrape(), "gridnode_workers_assigned_total", model="forked", version="1") == 3
 
 
+@pytest.mark.process
 def test_labels_stay_bounded_whatever_is_hosted_and_asked_for(workers: Workers) -> None:
     page = workers.run(
         """

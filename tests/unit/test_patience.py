@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from gridnode.cycles.patience import LONGEST, SPREAD, expected_end, timeout_seconds
+from gridnode.cycles.patience import LONGEST, SPREAD, TOO_SLOW, expected_end, timeout_seconds, too_slow_timeout
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -44,6 +44,14 @@ def test_devices_are_spread_over_the_time_after_it() -> None:
     assert len(set(timeouts([at(1000)]))) > 200
     assert set(timeouts([at(1)])) == {2, 3, 4, 5, 6}
     assert set(timeouts([at(1)], spread=2)) == {2, 3}
+
+
+def test_devices_that_were_too_slow_come_back_spread_over_a_quarter_of_an_hour() -> None:
+    generator = random.Random(3)
+    given = [too_slow_timeout(generator) for _ in range(1000)]
+    assert min(given) >= TOO_SLOW
+    assert max(given) <= 1.25 * TOO_SLOW + 1
+    assert len(set(given)) > 500
 
 
 def test_timeout_is_a_whole_number_of_at_least_a_second() -> None:

@@ -20,6 +20,8 @@ import gridnode
 from gridnode.averaging.process_starter import ProcessStarter
 from tests.support.averaging_plans import endless_plan
 
+pytestmark = pytest.mark.process
+
 # Prints, as JSON, what a process sees of where it came from.
 INHERITED = """
 import json, os

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -129,3 +130,9 @@ def test_details_hold_failure_times_and_configuration() -> None:
     for part in ("overflow", "(2 d ago)", "(in 5 min)", "3, open", "7, at work 4", '"lr": 0.1', '"min_workers": 1'):
         assert part in text
     assert "(1 h ago)" in shown(process_details(process(state="finished", finished_at=NOW - timedelta(hours=1)), NOW))
+
+
+def test_events_that_the_master_node_refused_are_shown_where_there_are_any() -> None:
+    assert "refused by the master node" not in shown(process_details(process(cycle()), NOW))
+    details = shown(process_details(process(cycle(), refused_events=2), NOW))
+    assert re.search(r"refused by the master node +2 progress events, not sent again", details)

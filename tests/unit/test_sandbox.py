@@ -34,6 +34,8 @@ from tests.support.averaging_plans import (
     running_mean_plan,
 )
 
+pytestmark = pytest.mark.process
+
 LIMITS = SandboxLimits(memory=256 * 1024**2, seconds=20)
 MATRIX = [np.ones((1000, 1000), np.float32)]
 

@@ -20,6 +20,8 @@ from gridnode.averaging.strategy import AveragingFailed
 from gridnode.errors import Unavailable
 from tests.support.averaging_plans import endless_plan, running_mean_plan
 
+pytestmark = pytest.mark.process
+
 PLAN = SandboxedPlan("author", b"plan", "operations", SandboxLimits())
 OTHER_PLANS = {
     "of another owner": replace(PLAN, owner="other author"),

@@ -15,6 +15,7 @@ from gridnode.settings import (
     InvalidSetting,
     Settings,
     SettingSpec,
+    check_database,
     check_listeners,
     describe,
     load_settings,
@@ -303,6 +304,21 @@ def test_management_is_not_opened_without_a_token(host: str) -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
 def test_management_on_loopback_needs_no_token(host: str) -> None:
     check_listeners(replace(Settings(), management_host=host))
+
+
+def test_login_by_iam_needs_a_database_to_log_in_to() -> None:
+    settings = replace(Settings(), database_iam_authentication=True)
+    with pytest.raises(
+        InvalidSetting, match="GRIDNODE_DATABASE_IAM_AUTHENTICATION is on without GRIDNODE_DATABASE_URL"
+    ):
+        check_database(settings)
+    check_database(replace(settings, database_url="postgresql+psycopg2://node@db.example/grid"))
+
+
+def test_statements_may_take_as_long_as_a_request_waits_for_them() -> None:
+    with pytest.raises(InvalidSetting, match=r"GRIDNODE_DATABASE_STATEMENT_TIMEOUT is 4, below .* \(5\)"):
+        check_database(replace(Settings(), database_statement_timeout=4.0))
+    check_database(replace(Settings(), database_statement_timeout=5.0))
 
 
 def test_listeners_need_two_ports() -> None:

@@ -13,9 +13,11 @@ from gridnode.errors import InvalidRequest
 from gridnode.processes.hosting import Upload, check_upload
 from gridnode.protocol.syft_proto import encode_state
 from tests.support.averaging_plans import one_operation_plan, running_mean_plan
+from tests.support.plan_builder import without_shapes
 from tests.support.recordings import DATA
 
-PLAN = (DATA / "models" / "tiny" / "training_plan.uploaded.bin").read_bytes()
+TRACED = (DATA / "models" / "tiny" / "training_plan.uploaded.bin").read_bytes()
+PLAN = without_shapes(TRACED)
 VECTOR = encode_state([np.zeros(3, np.float32)])
 NAN = encode_state([np.full(3, np.nan, np.float32)])
 CLIENT = {"name": "mnist", "version": "1.0", "batch_size": 64, "lr": 0.01, "max_updates": 100}
@@ -35,6 +37,8 @@ def check(**fields: Any) -> None:
 
 def test_upload_that_is_right_passes() -> None:
     check()
+    # Only the training plan takes what phones pass it.
+    check(plans={"training_plan": PLAN, "evaluation": TRACED})
     check(averaging_plan=running_mean_plan(2), server_config={"iterative_plan": True})
 
 
@@ -51,6 +55,11 @@ def test_upload_that_is_right_passes() -> None:
         ({"plans": {"a\x00": PLAN}}, "plans has a name"),
         ({"plans": {"n" * 256: PLAN}}, "plans has a name"),
         ({"plans": {f"plan{number}": PLAN for number in range(101)}}, "plans has 101 entries"),
+        (
+            {"plans": {"train": TRACED}},
+            "plans.train takes parameter 0 with shape [2, 4], but in model it has shape [2, 3]",
+        ),
+        ({"plans": {"training_plan": TRACED, "other": PLAN}}, "plans.training_plan takes parameter 0 "),
         ({"protocols": {"secure": b""}}, "protocols.secure is empty"),
         ({"protocols": {"a\nb": b"x"}}, "protocols has a name"),
         ({"averaging_plan": b"no plan"}, "averaging_plan: "),

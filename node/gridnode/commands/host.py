@@ -175,7 +175,9 @@ def _named(option: str, values: Sequence[str]) -> dict[str, Path]:
 
 
 def _check_is_new(node: ManagementClient, client_config: Mapping[str, Any]) -> None:
-    """Find out before a long upload whether the node answers, lets us in, and has no process of that name yet.
+    """Find out before a long upload whether the node answers, lets us in, and has nothing else of that name.
+
+    With the same ``client_config`` it may be an upload whose answer was lost: the node compares the rest.
 
     Raises:
         ManagementFailed: one of these is not so.
@@ -183,7 +185,7 @@ def _check_is_new(node: ManagementClient, client_config: Mapping[str, Any]) -> N
     name, version = client_config.get("name"), client_config.get("version")
     if not (isinstance(name, str) and name and isinstance(version, str) and version):
         return  # the node says what is wrong with them
-    if node.processes(name, version):
+    if any(process["client_config"] != client_config for process in node.processes(name, version)):
         raise ManagementFailed(
             f"{name} {version} is hosted already: choose another --version, or delete it first with "
             f"`gridnode processes delete {shlex.join([name, version])}`."

@@ -9,10 +9,11 @@ import typer
 from sqlalchemy.exc import OperationalError
 
 from gridnode.commands.setting_flags import with_settings
+from gridnode.db.iam import IamTokens
 from gridnode.db.migrate import upgrade
 from gridnode.db.session import reason_of
 from gridnode.errors import GridNodeError
-from gridnode.settings import Settings
+from gridnode.settings import Settings, check_database
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +22,14 @@ class MigrationFailed(GridNodeError):
     """The schema could not be migrated; it is as it was."""
 
 
-@with_settings("database_schema", "database_connect_timeout", "data_dir", "log_format", "log_level")
+@with_settings(
+    "database_schema",
+    "database_iam_authentication",
+    "database_connect_timeout",
+    "data_dir",
+    "log_format",
+    "log_level",
+)
 def migrate(settings: Settings, wait: float = typer.Option(60, help="Seconds to wait for the database.")) -> None:
     """Bring the database's schema to this release. Safe to run several times, and from several places at once.
 
@@ -33,6 +41,7 @@ def migrate(settings: Settings, wait: float = typer.Option(60, help="Seconds to 
 
         gridnode migrate --wait 300
     """
+    check_database(settings)
     if settings.database_url is None:
         from gridnode.db.embedded import EmbeddedPostgres
 
@@ -45,9 +54,15 @@ def migrate(settings: Settings, wait: float = typer.Option(60, help="Seconds to 
 
 def _upgrade(url: str, settings: Settings, wait: float) -> str:
     limit = time.monotonic() + wait
+    iam = IamTokens() if settings.database_iam_authentication else None
     while True:
         try:
-            return upgrade(url, schema=settings.database_schema, connect_timeout=int(settings.database_connect_timeout))
+            return upgrade(
+                url,
+                schema=settings.database_schema,
+                connect_timeout=int(settings.database_connect_timeout),
+                iam=iam,
+            )
         except OperationalError as error:
             if time.monotonic() > limit:
                 raise MigrationFailed(f"the database can't be reached: {reason_of(error)}") from error

@@ -48,6 +48,7 @@ class Process(msgspec.Struct):
     cycle: Cycle | None
     client_config: dict[str, Any]
     server_config: dict[str, Any]
+    refused_events: int = 0
 
 
 def read_process(answer: Mapping[str, Any]) -> Process:
@@ -141,6 +142,9 @@ def _facts(process: Process, now: datetime) -> list[tuple[str, RenderableType]]:
         facts.append(("finished", _moment(process.finished_at, now)))
     if process.cycle is not None:
         facts += _cycle_facts(process.cycle, now)
+    if process.refused_events:
+        events = f"{process.refused_events} progress event{'' if process.refused_events == 1 else 's'}"
+        facts.append(("refused by the master node", Text(f"{events}, not sent again", "yellow")))
     if process.state != "finished":
         facts.append(("waiting for", _waiting(process, now)))
     return facts

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 import typer
 
 from gridnode.commands.setting_flags import with_settings
+from gridnode.db.iam import IamTokens
 from gridnode.reporting.metrics_directory import metrics_directory
-from gridnode.settings import Settings, check_listeners
+from gridnode.settings import Settings, check_database, check_listeners
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,10 @@ def serve(settings: Settings) -> None:
         gridnode serve --legacy-hosting --device-port 5000
     """
     check_listeners(settings)
+    check_database(settings)
+    if settings.database_iam_authentication:
+        # The worker processes make their own: this one finds out now that it can't be done.
+        IamTokens()
     with _database(settings) as url, metrics_directory():
         # Only now: prometheus-client looks for the directory when it is imported.
         from gridnode.serving.supervisor import Supervisor, bind

@@ -10,6 +10,8 @@ from datetime import datetime
 LONGEST = 86_400.0
 #: Seconds over which devices are spread at the least, so that those rejected together don't come back together.
 SPREAD = 5.0
+#: A device whose connection is too slow is sent away for an hour at the least.
+TOO_SLOW = 3600.0
 
 
 def timeout_seconds(
@@ -28,6 +30,11 @@ def timeout_seconds(
     base = min((wait for wait in waits if wait > 0), default=spread)
     base = min(base, LONGEST)
     return math.ceil(base + generator.uniform(0, max(spread, base / 4)))
+
+
+def too_slow_timeout(generator: random.Random) -> int:
+    """Seconds after which a device that was too slow may have another connection; nothing else changes its answer."""
+    return math.ceil(TOO_SLOW + generator.uniform(0, TOO_SLOW / 4))
 
 
 def expected_end(started: datetime, reports: int, wanted: int | None, now: datetime) -> datetime | None:

@@ -1,4 +1,7 @@
-"""Deleting what nobody needs any more. Each function takes a session, is bounded, and safe in several replicas."""
+"""Deleting what nobody needs any more. Each function takes a session, is bounded, and safe in several replicas.
+
+A number of deleted rows as large as the bound means that there may be more.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,10 @@ from gridnode.db.models import Checkpoint, Cycle, UpdateSum
 
 #: How long assignments of an ended cycle are kept, so that a report repeated late is still recognised.
 ASSIGNMENT_LIFETIME = timedelta(days=7)
-_BATCH = 10_000
+#: Rows that one transaction deletes: the tens of milliseconds that it may hold others up.
+BATCH = 10_000
+#: The same for rows with a value, which may have the size of a model.
+VALUES_BATCH = 100
 
 
 def delete_update_sums(session: Session, cycle_id: int) -> None:
@@ -22,13 +28,13 @@ def delete_update_sums(session: Session, cycle_id: int) -> None:
 def delete_leftover_sums(session: Session) -> int:
     """Delete stored sums whose cycle has ended or is gone: a replica died before it could."""
     running = select(Cycle.id).where(Cycle.state.in_(("open", "averaging")))
-    leftover = select(UpdateSum.id).where(UpdateSum.cycle_id.not_in(running)).limit(_BATCH)
+    leftover = select(UpdateSum.id).where(UpdateSum.cycle_id.not_in(running)).limit(VALUES_BATCH)
     return _deleted(session.execute(delete(UpdateSum).where(UpdateSum.id.in_(leftover))))
 
 
 def delete_old_assignments(session: Session, now: datetime) -> int:
     """Delete assignments of cycles that ended long ago and that no worker's rest between cycles depends on."""
-    return _deleted(session.execute(_OLD_ASSIGNMENTS, {"before": now - ASSIGNMENT_LIFETIME, "batch": _BATCH}))
+    return _deleted(session.execute(_OLD_ASSIGNMENTS, {"before": now - ASSIGNMENT_LIFETIME, "batch": BATCH}))
 
 
 def delete_old_checkpoints(session: Session, keep: int) -> int:
@@ -42,7 +48,7 @@ def delete_old_checkpoints(session: Session, keep: int) -> int:
         select(Checkpoint.process_id, Checkpoint.number)
         .join(newest, newest.c.process_id == Checkpoint.process_id)
         .where(Checkpoint.number > 1, Checkpoint.number <= newest.c.number - max(1, keep))
-        .limit(_BATCH)
+        .limit(VALUES_BATCH)
     ).subquery()
     return _deleted(
         session.execute(

@@ -26,14 +26,15 @@ from gridnode.db.models import Assignment, Cycle
 from gridnode.db.session import Database
 from gridnode.errors import GridNodeError
 from gridnode.processes.catalog import Catalog
-from gridnode.reporting import metrics
+from gridnode.reporting import metrics, outbox
 from gridnode.reporting.announcer import Announcer
-from gridnode.reporting.outbox import purge_delivered
 
 log = logging.getLogger(__name__)
 
 _RETENTION_INTERVAL = 60.0
+_RETENTION_PAUSE = 0.1
 _DELIVERED_EVENTS_LIFETIME = timedelta(days=7)
+_REFUSED_EVENTS_LIFETIME = timedelta(days=30)
 #: Cycles averaged at once in one worker process: a slow averaging plan must not hold up every other process.
 _CLOSERS = 2
 
@@ -77,6 +78,7 @@ class CycleService:
         self._now = now
         self._wake = threading.Event()
         self._stopping = False
+        self._more_is_over = False
         self._closing: set[int] = set()
         self._closing_lock = threading.Lock()
         self._closers = ThreadPoolExecutor(_CLOSERS, thread_name_prefix="closer")
@@ -102,10 +104,15 @@ class CycleService:
         while not self._stopping:
             self._wake.clear()
             self._guarded(self._sweep)
+            pause = self._interval
             if time.monotonic() >= next_retention:
                 next_retention = time.monotonic() + _RETENTION_INTERVAL
                 self._guarded(self._delete_what_is_over)
-            self._wake.wait(self._interval)
+                if self._more_is_over:
+                    # One batch between two sweeps, so that due cycles never wait for it.
+                    next_retention = 0.0
+                    pause = min(self._interval, _RETENTION_PAUSE)
+            self._wake.wait(pause)
 
     def _guarded(self, work: Callable[[], None]) -> None:
         """A sweep that fails must not end the sweeping."""
@@ -173,13 +180,22 @@ class CycleService:
         self._database.transaction(lambda session: retention.delete_update_sums(session, cycle_id))
 
     def _delete_what_is_over(self) -> None:
-        now = self._now()
-        self._database.transaction(lambda session: retention.delete_leftover_sums(session))
-        self._database.transaction(lambda session: retention.delete_old_assignments(session, now))
-        self._database.transaction(lambda session: purge_delivered(session, _DELIVERED_EVENTS_LIFETIME))
-        keep = self._keep_checkpoints
+        """Delete a batch of everything that is over, each in a short transaction of its own."""
+        now, keep = self._now(), self._keep_checkpoints
+        self._more_is_over = False
+        steps = [
+            (retention.delete_leftover_sums, retention.VALUES_BATCH),
+            (lambda session: retention.delete_old_assignments(session, now), retention.BATCH),
+            (_purge_events, outbox.BATCH),
+        ]
         if keep is not None:
-            self._database.transaction(lambda session: retention.delete_old_checkpoints(session, keep))
+            steps.append((lambda session: retention.delete_old_checkpoints(session, keep), retention.VALUES_BATCH))
+        for delete_batch, batch in steps:
+            self._more_is_over |= self._database.transaction(delete_batch) >= batch
+
+
+def _purge_events(session: Session) -> int:
+    return outbox.purge(session, delivered=_DELIVERED_EVENTS_LIFETIME, refused=_REFUSED_EVENTS_LIFETIME)
 
 
 def _lapse_everywhere(session: Session, now: datetime) -> None:

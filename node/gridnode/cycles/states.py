@@ -1,13 +1,15 @@
 """The states of a cycle and the moves between them. docs/cycles.md has the diagram.
 
-==========  ========================================================================  =================
-state       meaning                                                                   leaves it by
-==========  ========================================================================  =================
-open        devices are accepted, reports are counted                                 mark_due, abandon
-averaging   enough reports are in; nothing is accepted or counted any more            close_cycle, abandon
-completed   the next checkpoint exists                                                –
-abandoned   the process was finished early, before this cycle had enough reports      –
-==========  ========================================================================  =================
+==========  ==========================================================  =====================================
+state       meaning                                                     leaves it by
+==========  ==========================================================  =====================================
+open        devices are accepted, reports are counted                   commit_reports (the last report),
+                                                                        mark_due (the deadline), finish
+averaging   enough reports are in; nothing is accepted or counted       close_cycle, finish (after it failed)
+completed   the next checkpoint exists                                  –
+abandoned   the process was finished before this cycle had enough       –
+            reports, or after its averaging had failed
+==========  ==========================================================  =====================================
 
 At most one cycle of a process is open or averaging (unique index ``cycles_running_key``). ``open`` → ``averaging`` is
 a short transaction of its own, so that nobody waits behind the averaging. A replica that dies while averaging leaves

@@ -60,6 +60,8 @@ class Process(Base):
     averaging_plan: Mapped[bytes | None]
     # Shape and dtype of each model parameter, in order: reports are checked without reading a checkpoint.
     parameters: Mapped[list[dict[str, Any]]]
+    # Of all that was hosted: tells a hosting that is sent again from another one under the same name and version.
+    upload_digest: Mapped[bytes | None]
     # Kept here so that progress and the cycle request don't count rows of past cycles.
     completed_cycles: Mapped[int] = mapped_column(server_default=text("0"))
     # Set when the author finishes early while the running cycle has enough reports: it is averaged, and then no more.
@@ -190,7 +192,7 @@ class UpdateSum(Base):
 
 
 class OutboxEvent(Base):
-    """A progress event that the master node has not accepted yet, or has (``delivered_at``)."""
+    """A progress event: it waits, was accepted by the master node (``delivered_at``), or set aside (``refused_at``)."""
 
     __tablename__ = "outbox"
     __table_args__ = (
@@ -214,3 +216,6 @@ class OutboxEvent(Base):
     leased_until: Mapped[datetime | None]
     delivered_at: Mapped[datetime | None]
     last_error: Mapped[str | None]
+    # Answers that were about this very event, and not about the master node's own state.
+    refusals: Mapped[int] = mapped_column(server_default=text("0"))
+    refused_at: Mapped[datetime | None]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import insert
+import msgspec
+from sqlalchemy import insert, select
 from sqlalchemy.dialects.postgresql import insert as insert_or_ignore
 from sqlalchemy.orm import Session
 
@@ -18,12 +20,16 @@ from gridnode.cycles.closing import start_cycle
 from gridnode.db import binary_copy
 from gridnode.db.models import Plan, Process, Protocol
 from gridnode.errors import Conflict, InvalidRequest
+from gridnode.plans.gate import require_targets
+from gridnode.plans.plan import parse_plan
 from gridnode.plans.variants import PlanVariants, plan_variants
+from gridnode.processes.plan_inputs import check_plan_inputs
 from gridnode.processes.schema import ClientConfig, ServerConfig, parse_client_config, parse_server_config
 from gridnode.protocol.syft_proto import State, decode_state
 
 _MAXIMUM_PLANS = 100
 _SECRET_BYTES = 32
+_TRAINING_PLAN = "training_plan"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,7 @@ class CheckedUpload:
     client_values: dict[str, Any]
     server_config: ServerConfig
     server_values: dict[str, Any]
+    digest: bytes
 
 
 def check_upload(upload: Upload, limits: SandboxLimits) -> CheckedUpload:
@@ -62,7 +69,9 @@ def check_upload(upload: Upload, limits: SandboxLimits) -> CheckedUpload:
     client_config = parse_client_config(upload.client_config)
     server_config, _ = parse_server_config(upload.server_config)
     layout = ModelLayout.of(_check_model(upload.model).tensors)
-    plans = _check_plans(upload.plans)
+    plans = _check_plans(upload.plans, layout)
+    for name, plan in upload.plans.items():
+        require_targets(name, plan, server_config.targets)
     for name, protocol in upload.protocols.items():
         _check_name("protocols", name)
         if not protocol:
@@ -84,14 +93,17 @@ def check_upload(upload: Upload, limits: SandboxLimits) -> CheckedUpload:
         client_values=dict(upload.client_config),  # type: ignore[call-overload]
         server_config=server_config,
         server_values=values,
+        digest=_digest(upload),
     )
 
 
 def store_process(session: Session, upload: CheckedUpload, now: datetime) -> int:
     """Store a checked upload with its first checkpoint and first cycle; returns the process id.
 
+    Storing the very same again changes nothing and gives the same id: an author whose answer was lost sends it again.
+
     Raises:
-        Conflict: there is a process of that name and version.
+        Conflict: something else is hosted under that name and version.
     """
     name, version = upload.client_config.name, upload.client_config.version
     process_id = session.scalar(
@@ -105,13 +117,14 @@ def store_process(session: Session, upload: CheckedUpload, now: datetime) -> int
             server_config=upload.server_values,
             averaging_plan=upload.averaging_plan,
             parameters=upload.layout.to_json(),
+            upload_digest=upload.digest,
             created_at=now,
         )
         .on_conflict_do_nothing(constraint="processes_name_version_key")
         .returning(Process.id)
     )
     if process_id is None:
-        raise Conflict(f"{name} {version} is hosted already: choose another client_config.version, or delete it first")
+        return _hosted_before(session, upload)
     for plan_name, variants in upload.plans.items():
         session.execute(
             insert(Plan).values(
@@ -130,6 +143,37 @@ def store_process(session: Session, upload: CheckedUpload, now: datetime) -> int
     return int(process_id)
 
 
+def _hosted_before(session: Session, upload: CheckedUpload) -> int:
+    name, version = upload.client_config.name, upload.client_config.version
+    found = session.execute(
+        select(Process.id, Process.upload_digest).where(Process.name == name, Process.version == version)
+    ).one_or_none()
+    if found is None or found.upload_digest != upload.digest:
+        raise Conflict(
+            f"{name} {version} is hosted already, with other contents: "
+            "choose another client_config.version, or delete it first"
+        )
+    return int(found.id)
+
+
+def _digest(upload: Upload) -> bytes:
+    """Of all that is sent; the same however the keys of a config are ordered."""
+    configs = [msgspec.json.encode(config, order="sorted") for config in (upload.client_config, upload.server_config)]
+    named = [
+        (field, name, value)
+        for field, values in (("plans", upload.plans), ("protocols", upload.protocols))
+        for name, value in sorted(values.items())
+    ]
+    parts = [b"%d" % len(named), upload.model, upload.averaging_plan, *configs]
+    for field, name, value in named:
+        parts += [field.encode(), name.encode(), value]
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "big"))
+        digest.update(part)
+    return digest.digest()
+
+
 def _check_model(model: bytes) -> State:
     if not model:
         raise InvalidRequest("model is missing: send the model's State")
@@ -145,7 +189,7 @@ def _check_model(model: bytes) -> State:
     return state
 
 
-def _check_plans(plans: Mapping[str, bytes]) -> dict[str, PlanVariants]:
+def _check_plans(plans: Mapping[str, bytes], layout: ModelLayout) -> dict[str, PlanVariants]:
     if not plans:
         raise InvalidRequest("plans is empty: devices need at least one training plan")
     if len(plans) > _MAXIMUM_PLANS:
@@ -157,6 +201,9 @@ def _check_plans(plans: Mapping[str, bytes]) -> dict[str, PlanVariants]:
             checked[name] = plan_variants(value)
         except InvalidRequest as error:
             raise InvalidRequest(f"plans.{name}: {error.message}") from None
+        # Other plans, for evaluation or preparing data, may take what they like.
+        if name == _TRAINING_PLAN or len(plans) == 1:
+            check_plan_inputs(f"plans.{name}", parse_plan(value), [each.shape for each in layout.parameters])
     return checked
 
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.orm import Session
 
 from gridnode.checkpoints.store import checkpoint_number, read_checkpoint
 from gridnode.cycles.closing import end_cycle, running_cycle
-from gridnode.db.models import Assignment, Checkpoint, Cycle, Process, UpdateSum
+from gridnode.db.models import Assignment, Checkpoint, Cycle, OutboxEvent, Process, UpdateSum
 from gridnode.errors import Conflict, NotFound
 from gridnode.processes import states
 from gridnode.processes.catalog import find_process_id
@@ -37,7 +37,10 @@ class CycleStatus:
 
 @dataclass(frozen=True, slots=True)
 class ProcessStatus:
-    """One process as lists and status pages show it. ``progress`` is a percentage, None without ``num_cycles``."""
+    """One process as lists and status pages show it. ``progress`` is a percentage, None without ``num_cycles``.
+
+    ``refused_events`` are those that the master node called wrong for good and never accepted.
+    """
 
     id: int
     name: str
@@ -50,6 +53,7 @@ class ProcessStatus:
     latest_checkpoint: int
     created_at: datetime
     finished_at: datetime | None
+    refused_events: int
     cycle: CycleStatus | None
     client_config: dict[str, Any]
     server_config: dict[str, Any]
@@ -80,8 +84,19 @@ def list_processes(
         .correlate(Process)
         .scalar_subquery()
     )
+    refused = (
+        # With both, the index of undelivered events finds them.
+        select(func.count())
+        .where(
+            OutboxEvent.process_id == Process.id,
+            OutboxEvent.delivered_at.is_(None),
+            OutboxEvent.refused_at.is_not(None),
+        )
+        .correlate(Process)
+        .scalar_subquery()
+    )
     query = (
-        select(Process, Cycle, latest)
+        select(Process, Cycle, latest, refused)
         .outerjoin(Cycle, (Cycle.process_id == Process.id) & Cycle.state.in_(("open", "averaging")))
         .where(Process.id > after)
         .order_by(Process.id)
@@ -91,7 +106,10 @@ def list_processes(
         query = query.where(Process.name == name)
     if version is not None:
         query = query.where(Process.version == version)
-    return [_status(process, cycle, latest_number, now) for process, cycle, latest_number in session.execute(query)]
+    return [
+        _status(process, cycle, latest_number, refused_events, now)
+        for process, cycle, latest_number, refused_events in session.execute(query)
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +133,20 @@ def find(session: Session, name: str, version: str | None) -> int:
 
 
 def pause(session: Session, process_id: int) -> None:
-    """Accept no more devices; those at work may still report, and the running cycle may end."""
+    """Accept no more devices; those at work may still report, and the running cycle may end.
+
+    Raises:
+        Conflict: the process is finished, or has failed, so that its cycle can't end.
+    """
     states.move(session, process_id, "paused")
 
 
 def resume(session: Session, process_id: int) -> None:
-    """Go on with a paused process, or try a failed averaging again."""
+    """Go on with a paused process, or try a failed averaging again, as if it had not failed.
+
+    Raises:
+        Conflict: the process is finished.
+    """
     states.move(session, process_id, "active", failure=None)
 
 
@@ -155,6 +181,8 @@ def delete_process(session: Session, process_id: int, now: datetime, announcer: 
         Conflict: devices have reported to it, and ``force`` is not set.
         NotFound: there is no such process (any more).
     """
+    # What cascades to gigabytes of checkpoints is one statement.
+    session.execute(text("SET LOCAL statement_timeout = '10min'"))
     _, state = _lock(session, process_id)
     if state is None:
         raise NotFound("the process is gone")
@@ -215,7 +243,9 @@ def _lock(session: Session, process_id: int) -> tuple[Cycle | None, str | None]:
     return cycle, session.scalar(select(Process.state).where(Process.id == process_id).with_for_update())
 
 
-def _status(process: Process, cycle: Cycle | None, latest_checkpoint: int, now: datetime) -> ProcessStatus:
+def _status(
+    process: Process, cycle: Cycle | None, latest_checkpoint: int, refused_events: int, now: datetime
+) -> ProcessStatus:
     num_cycles = int(process.server_config.get("num_cycles") or 0)
     progress = 100 if process.state == "finished" else None
     if progress is None and num_cycles:
@@ -232,6 +262,7 @@ def _status(process: Process, cycle: Cycle | None, latest_checkpoint: int, now: 
         latest_checkpoint=latest_checkpoint,
         created_at=process.created_at,
         finished_at=process.finished_at,
+        refused_events=refused_events,
         cycle=None if cycle is None else _cycle_status(cycle, now),
         client_config=process.client_config,
         server_config=_without_secrets(process.server_config),

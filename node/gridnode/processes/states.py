@@ -5,9 +5,23 @@ state      meaning                                                     devices t
 =========  ==========================================================  =======================================
 active     cycles run                                                  accepted while there is room
 paused     no new devices; those at work may still report              rejected, with a timeout
-failed     the averaging plan failed; all reports are kept             rejected, with a timeout
+failed     the averaging failed; all reports are kept                  rejected, with a timeout
 finished   num_cycles done, or finished early by the author            rejected, without a timeout
 =========  ==========================================================  =======================================
+
+What people do, by state (– : refused with 409; = : nothing changes):
+
+=========  ==================  ================================  ===============================  ===================
+state      pause               resume                            finish                           delete
+=========  ==================  ================================  ===============================  ===================
+active     paused              =                                 finished, or after its cycle     gone
+paused     =                   active                            finished, or after its cycle     gone
+failed     –                   active, failure text cleared:     finished; the failure text is    gone
+                               its averaging is tried again      kept, its reports are dropped
+finished   –                   –                                 =                                gone
+=========  ==================  ================================  ===============================  ===================
+
+A failed process can't be paused, since paused means that its cycle may end: the sweep would try the averaging again.
 """
 
 from __future__ import annotations
@@ -25,7 +39,7 @@ ProcessState = Literal["active", "paused", "failed", "finished"]
 MOVES: Final[dict[ProcessState, frozenset[ProcessState]]] = {
     "active": frozenset({"paused", "failed", "finished"}),
     "paused": frozenset({"active", "failed", "finished"}),
-    "failed": frozenset({"active", "paused", "finished"}),
+    "failed": frozenset({"active", "finished"}),
     "finished": frozenset(),
 }
 
@@ -43,5 +57,13 @@ def move(session: Session, process_id: int, to: ProcessState, **values: object) 
         update(Process).where(Process.id == process_id, Process.state.in_(sources)).values(state=to, **values)
     )
     if moved.rowcount == 0:  # type: ignore[attr-defined]
-        state = session.get(Process, process_id)
-        raise Conflict(f"the process is {state.state}, it can't become {to}" if state else "the process is gone")
+        raise Conflict(_why_not(session.get(Process, process_id), to))
+
+
+def _why_not(process: Process | None, to: ProcessState) -> str:
+    if process is None:
+        return "the process is gone"
+    refusal = f"the process is {process.state}, it can't become {to}"
+    if process.state == "failed":
+        refusal += f". It failed: {process.failure}. Resume it to try its averaging again, or finish it"
+    return refusal

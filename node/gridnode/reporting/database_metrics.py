@@ -44,7 +44,12 @@ _DEPTH = MetricDescription(
 )
 _AGE = MetricDescription("gridnode_outbox_age_seconds", "gauge", (), "Age of the oldest of them, 0 if there is none.")
 
-CATALOGUE: Final = (_UP, _PROGRESS, _CYCLES, _STARVED, _STATE, _DEPTH, _AGE)
+_REFUSED = MetricDescription(
+    "gridnode_outbox_refused", "gauge", (),
+    "Progress events that the master node called wrong for good; kept for 30 days, and posted no more.",
+)  # fmt: skip
+
+CATALOGUE: Final = (_UP, _PROGRESS, _CYCLES, _STARVED, _STATE, _DEPTH, _AGE, _REFUSED)
 
 
 class DatabaseCollector(Collector):
@@ -122,8 +127,12 @@ def _query() -> Select[Any]:
     """One row per process, each with the outbox's figures; a single one without a process if there are none."""
     waiting = (
         select(
-            func.count().label("depth"),
-            func.extract("epoch", func.now() - func.min(OutboxEvent.created_at)).label("age"),
+            func.count().filter(OutboxEvent.refused_at.is_(None)).label("depth"),
+            func.extract(
+                "epoch",
+                func.now() - func.min(OutboxEvent.created_at).filter(OutboxEvent.refused_at.is_(None)),
+            ).label("age"),
+            func.count(OutboxEvent.refused_at).label("refused"),
         )
         .where(OutboxEvent.delivered_at.is_(None))
         .subquery("waiting")
@@ -161,10 +170,11 @@ def _families(rows: Sequence[Row[Any]]) -> Iterator[GaugeMetricFamily]:
             state.add_metric([*model, each], float(each == row.state))
     yield from (progress, cycles, starved, state)
 
-    depth, age = _family(_DEPTH), _family(_AGE)
+    depth, age, refused = _family(_DEPTH), _family(_AGE), _family(_REFUSED)
     depth.add_metric([], rows[0].depth)
     age.add_metric([], max(0.0, float(rows[0].age or 0)))
-    yield from (depth, age)
+    refused.add_metric([], rows[0].refused)
+    yield from (depth, age, refused)
 
 
 def _family(described: MetricDescription) -> GaugeMetricFamily:

@@ -145,7 +145,7 @@ class Dispatcher:
             return 0
         try:
             with self._sessions.begin() as session:
-                _settle(session, answered)
+                aside = _settle(session, answered)
                 claimed = outbox.claim_due(session, limit=free, lease=self._lease) if free > 0 else []
         except BaseException:
             self._answers.extend(answered)
@@ -156,6 +156,8 @@ class Dispatcher:
         for event, answer in answered:
             metrics.count_progress_post(answer.outcome)
             self._log_change(event, answer)
+        for event, answer in aside:
+            self._log_set_aside(event, answer)
         return sum(answer.outcome == "accepted" for _, answer in answered)
 
     def _post(self, event: ClaimedEvent) -> None:
@@ -188,6 +190,20 @@ class Dispatcher:
             self._refusals[event.process_id] = answer.reason
             log.warning("the master node refuses a process's progress event; it is kept and tried again", extra=about)
 
+    def _log_set_aside(self, event: ClaimedEvent, answer: Answer) -> None:
+        # The next event's refusal is news.
+        self._refusals.pop(event.process_id, None)
+        log.error(
+            "the master node called a progress event wrong %d times; it is set aside, and the next ones are sent",
+            outbox.REFUSALS,
+            extra={
+                "process_id": event.process_id,
+                "model": event.body.get("model_id"),
+                "event_id": str(event.event_id),
+                "reason": answer.reason,
+            },
+        )
+
 
 def retry_delay(attempts: int, retry_after: float | None = None) -> float:
     """Seconds until the next attempt: exponential with full jitter, or what the master node asked for if it is longer.
@@ -201,14 +217,21 @@ def retry_delay(attempts: int, retry_after: float | None = None) -> float:
     return max(delay, min(retry_after or 0.0, _LONGEST_RETRY_AFTER))
 
 
-def _settle(session: Session, answered: list[tuple[ClaimedEvent, Answer]]) -> None:
+def _settle(session: Session, answered: list[tuple[ClaimedEvent, Answer]]) -> list[tuple[ClaimedEvent, Answer]]:
+    """Write down what became of posts; gives those whose event was set aside."""
     accepted = [event for event, answer in answered if answer.outcome == "accepted"]
     if accepted:
         outbox.mark_accepted(session, accepted)
+    aside = []
     for event, answer in answered:
-        if answer.outcome != "accepted":
-            retry_in = retry_delay(event.attempts, answer.retry_after)
+        if answer.outcome == "accepted":
+            continue
+        retry_in = retry_delay(event.attempts, answer.retry_after)
+        if answer.outcome != "invalid":
             outbox.mark_failed(session, event, error=answer.reason, retry_in=retry_in)
+        elif outbox.mark_invalid(session, event, error=answer.reason, retry_in=retry_in):
+            aside.append((event, answer))
+    return aside
 
 
 def _first_line(error: SQLAlchemyError) -> str:

@@ -12,10 +12,13 @@ from typing import Any, Literal
 import requests
 from requests.auth import AuthBase
 
-Outcome = Literal["accepted", "refused", "unreachable"]
+Outcome = Literal["accepted", "invalid", "refused", "unreachable"]
 
 # What a proxy answers for a master node that is starting, overloaded or away.
 _AWAY = frozenset({429, 502, 503, 504})
+# About what was sent. All others are about the key, the address, the moment or the master node itself, and pass once
+# somebody has seen to that.
+_INVALID = frozenset({400, 413, 422})
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +27,7 @@ class Answer:
 
     Attributes:
         outcome: ``accepted`` for any 2xx; ``unreachable`` if the master node is away, which concerns every event;
-            ``refused`` if it answered anything else to this event.
+            ``invalid`` if it says that this event is wrong in itself; ``refused`` if it answered anything else.
         reason: why not, for people; empty if accepted.
         retry_after: seconds that the master node asked to wait.
     """
@@ -88,7 +91,7 @@ def _answer(response: requests.Response) -> Answer:
     reason = f"HTTP {status}"
     if 300 <= status < 400:
         reason += " (redirects are not followed: set master_url to the final address)"
-    outcome: Outcome = "unreachable" if status in _AWAY else "refused"
+    outcome: Outcome = "unreachable" if status in _AWAY else "invalid" if status in _INVALID else "refused"
     return Answer(outcome, reason, _retry_after(response.headers.get("Retry-After")))
 
 

@@ -206,7 +206,7 @@ def count_checkpoint_lookup(*, hit: bool) -> None:
     instruments.CACHE_LOOKUPS.labels("hit" if hit else "miss").inc()
 
 
-def count_progress_post(outcome: Literal["accepted", "refused", "unreachable"]) -> None:
+def count_progress_post(outcome: Literal["accepted", "invalid", "refused", "unreachable"]) -> None:
     """A progress event was posted to the master node."""
     instruments.PROGRESS_POSTS.labels(outcome).inc()
 

@@ -5,6 +5,9 @@ only the oldest event that the master node has not accepted can be claimed; that
 replicas post. A claim is a lease: the database connection is not held while an event is posted, and if the claimant
 dies the event becomes free again when the lease ends. So the master node may see an event twice; ``event_id`` tells it.
 
+An event that the master node calls wrong in itself, :data:`REFUSALS` times, is set aside, so that it does not hold up
+those behind it for ever: it stays in the table, with ``refused_at``, and is posted no more.
+
 All times are the database's: replicas' clocks may differ.
 """
 
@@ -16,12 +19,17 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, cast
 
-from sqlalchemy import CursorResult, Select, delete, func, or_, select, true, update
+from sqlalchemy import CursorResult, Select, Update, case, delete, func, or_, select, true, update
 from sqlalchemy.orm import Session, aliased
 
 from gridnode.db.models import OutboxEvent
 from gridnode.reporting.progress import CycleFigures, ProcessProgress
 
+#: How often the master node may call an event wrong before it is set aside. With the pauses between attempts, about
+#: half an hour, in which a master node with a mistake of its own can be mended.
+REFUSALS = 20
+#: How many events one transaction deletes.
+BATCH = 10_000
 _LONGEST_ERROR = 500
 
 
@@ -105,14 +113,43 @@ def mark_accepted(session: Session, events: Sequence[ClaimedEvent]) -> None:
     session.execute(
         update(OutboxEvent)
         .where(OutboxEvent.id.in_([event.id for event in events]), OutboxEvent.delivered_at.is_(None))
-        .values(delivered_at=func.now(), leased_until=None, last_error=None)
+        .values(delivered_at=func.now(), leased_until=None, last_error=None, refused_at=None)
         .execution_options(synchronize_session=False)
     )
 
 
 def mark_failed(session: Session, event: ClaimedEvent, *, error: str, retry_in: float) -> None:
     """Give an event back, to be posted again in ``retry_in`` seconds; no-op if another has claimed it since."""
-    session.execute(
+    session.execute(_give_back(event, error=error, retry_in=retry_in))
+
+
+def mark_invalid(session: Session, event: ClaimedEvent, *, error: str, retry_in: float) -> bool:
+    """Give an event back as :func:`mark_failed`, or set it aside if the master node has called it wrong often enough.
+
+    Returns:
+        Whether it was set aside.
+    """
+    refusals = OutboxEvent.refusals + 1
+    given_back = _give_back(event, error=error, retry_in=retry_in).values(
+        refusals=refusals, refused_at=case((refusals >= REFUSALS, func.now()))
+    )
+    return session.scalar(given_back.returning(OutboxEvent.refused_at)) is not None
+
+
+def purge(session: Session, *, delivered: timedelta, refused: timedelta) -> int:
+    """Delete up to :data:`BATCH` events that were accepted, or set aside, longer ago than that; gives how many."""
+    old = (
+        select(OutboxEvent.id)
+        .where(
+            or_(OutboxEvent.delivered_at < func.now() - delivered, OutboxEvent.refused_at < func.now() - refused),
+        )
+        .limit(BATCH)
+    )
+    return cast("CursorResult[Any]", session.execute(delete(OutboxEvent).where(OutboxEvent.id.in_(old)))).rowcount
+
+
+def _give_back(event: ClaimedEvent, *, error: str, retry_in: float) -> Update:
+    return (
         update(OutboxEvent)
         .where(
             OutboxEvent.id == event.id,
@@ -126,12 +163,6 @@ def mark_failed(session: Session, event: ClaimedEvent, *, error: str, retry_in: 
         )
         .execution_options(synchronize_session=False)
     )
-
-
-def purge_delivered(session: Session, older_than: timedelta) -> int:
-    """Delete events that the master node accepted longer ago than ``older_than``; gives how many."""
-    result = session.execute(delete(OutboxEvent).where(OutboxEvent.delivered_at < func.now() - older_than))
-    return cast("CursorResult[Any]", result).rowcount
 
 
 def _body(
@@ -168,7 +199,7 @@ def _due(limit: int) -> Select[int]:
     first = aliased(OutboxEvent)
     oldest = (
         select(first.id, first.process_id)
-        .where(first.delivered_at.is_(None))
+        .where(first.delivered_at.is_(None), first.refused_at.is_(None))
         .order_by(first.process_id, first.id)
         .limit(1)
         .cte("oldest", recursive=True)
@@ -176,7 +207,11 @@ def _due(limit: int) -> Select[int]:
     following = aliased(OutboxEvent)
     of_next_process = (
         select(following.id, following.process_id)
-        .where(following.delivered_at.is_(None), following.process_id > oldest.c.process_id)
+        .where(
+            following.delivered_at.is_(None),
+            following.refused_at.is_(None),
+            following.process_id > oldest.c.process_id,
+        )
         .order_by(following.process_id, following.id)
         .limit(1)
         .lateral("of_next_process")
@@ -192,6 +227,7 @@ def _due(limit: int) -> Select[int]:
         .where(
             # Again on the locked row: another replica may have posted it since this statement began.
             candidate.delivered_at.is_(None),
+            candidate.refused_at.is_(None),
             candidate.next_attempt_at <= func.now(),
             or_(candidate.leased_until.is_(None), candidate.leased_until <= func.now()),
         )

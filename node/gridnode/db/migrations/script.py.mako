@@ -10,6 +10,8 @@ from alembic import op
 ${imports if imports else ""}
 revision = ${repr(up_revision)}
 down_revision = ${repr(down_revision)}
+# The last release that can work with the tables as they are after this. Write it down: see CONTRIBUTING.md.
+oldest_release = None
 
 
 def upgrade() -> None:

@@ -8,6 +8,7 @@ from sqlalchemy.dialects import postgresql
 
 revision = "0001"
 down_revision = None
+oldest_release = "0001"
 
 
 def upgrade() -> None:
