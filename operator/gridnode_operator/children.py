@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Collection, Iterable
-from typing import Final
+from typing import Any, Final
 
-from gridnode_operator.api import GridNode
+from gridnode_operator.api import APPLIED_ANNOTATION, GridNode
 from gridnode_operator.desired import Manifest
 from gridnode_operator.desired.labels import is_owned_by, owner_labels
 from gridnode_operator.desired.migration_job import must_be_replaced
@@ -66,10 +68,10 @@ class Children:
                 raise ApiError(409, "BeingDeleted", f"{kind} {name} is still being deleted.")
             if kind == "Job":
                 self._have_job(live, manifest)
-            elif live is None or not is_applied(manifest, live, FIELD_MANAGER):
+            elif live is None or not is_applied(_with_hash(manifest), live, FIELD_MANAGER):
                 self._hand_over_replicas(live, manifest)
                 self._checkpoint(f"apply {kind} {name}")
-                self._live[kind, name] = self._cluster.apply(manifest)
+                self._live[kind, name] = self._apply(live, _with_hash(manifest))
         except ApiError as error:
             if error.is_transient:
                 raise
@@ -83,7 +85,7 @@ class Children:
             return True
         if manifest["kind"] == "Job":
             return must_be_replaced(live, manifest)
-        return not is_applied(manifest, live, FIELD_MANAGER)
+        return not is_applied(_with_hash(manifest), live, FIELD_MANAGER)
 
     def prune(self, wanted: Iterable[Manifest], keep: Collection[str] = ()) -> None:
         """Delete the children that should not be there any more, but for those of the kinds ``keep``."""
@@ -109,6 +111,17 @@ class Children:
         found = self._live.get((kind, metadata["name"]))
         return found or self._cluster.read(manifest["apiVersion"], kind, metadata["namespace"], metadata["name"])
 
+    def _apply(self, live: Object | None, manifest: Manifest) -> Object:
+        try:
+            return self._cluster.apply(manifest)
+        except ApiError as error:
+            changed = None if live is None else _with_ports_back(live, manifest)
+            if error.status != 422 or changed is None or changed == live:
+                raise
+        # Server-side apply tells ports apart by number: one whose number was changed by hand keeps the name.
+        self._cluster.replace(changed)
+        return self._cluster.apply(manifest)
+
     def _have_job(self, live: Object | None, manifest: Manifest) -> None:
         """A Job can't be changed: it is made once, and replaced if it has not succeeded and would be another now."""
         name = manifest["metadata"]["name"]
@@ -133,3 +146,32 @@ class Children:
             kept = {"apiVersion": manifest["apiVersion"], "kind": "Deployment", "metadata": metadata}
             self._checkpoint(f"hand over replicas of {metadata['name']}")
             self._cluster.apply({**kept, "spec": {"replicas": live["spec"]["replicas"]}}, manager=_HANDOVER_MANAGER)
+
+
+def _with_hash(manifest: Manifest) -> Manifest:
+    """With a hash of itself in an annotation.
+
+    What is gone from within a list or map that is owned as a whole shows in nothing else: the live object has it, as it
+    has what the server filled in.
+    """
+    content = {key: value for key, value in manifest.items() if key != "data"}  # compared key by key, and secret
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+    metadata = manifest["metadata"]
+    annotations = {**metadata.get("annotations", {}), APPLIED_ANNOTATION: digest}
+    return {**manifest, "metadata": {**metadata, "annotations": annotations}}
+
+
+def _with_ports_back(live: Any, desired: Any) -> Any:
+    """The live object with ports that have the name of a desired one, but not its number, made into that one."""
+    if isinstance(live, dict) and isinstance(desired, dict):
+        return {key: _with_ports_back(value, desired.get(key)) for key, value in live.items()}
+    if isinstance(live, list) and isinstance(desired, list) and all(isinstance(each, dict) for each in live + desired):
+        named = {each["name"]: each for each in desired if "name" in each}
+        pairs = [(each, named.get(each.get("name"))) for each in live]
+        return [wanted if _is_in_the_way(each, wanted) else _with_ports_back(each, wanted) for each, wanted in pairs]
+    return live
+
+
+def _is_in_the_way(port: Manifest, wanted: Manifest | None) -> bool:
+    keys = ("port", "containerPort", "protocol")
+    return wanted is not None and any(key in wanted and port.get(key) != wanted[key] for key in keys)

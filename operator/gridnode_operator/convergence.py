@@ -22,19 +22,22 @@ from gridnode_operator.desired.environment import (
     DATABASE_URL_KEY,
     MANAGEMENT_TOKEN_KEY,
     management_secret_key,
+    optional_secret_references,
     secret_references,
 )
-from gridnode_operator.desired.labels import selector_text
+from gridnode_operator.desired.labels import is_owned_by, selector_text
 from gridnode_operator.desired.migration_job import has_failed, has_succeeded, migration_job_name
 from gridnode_operator.desired.names import child_names
 from gridnode_operator.kube import Cluster, Object
 from gridnode_operator.node_client import NodeClient
 from gridnode_operator.rollout import observe_rollout
 from gridnode_operator.status import DatabaseObservation, Observed, Problem, compute_status
-from gridnode_operator.tenants import RETIRE_INTERVAL, Prepared, Tenants, secret_value
+from gridnode_operator.tenants import RETIRE_INTERVAL, Prepared, Tenants, secret_value, wished_rotation
 
 #: Without these a pod does not start.
 _NEEDED_BY_PODS: Final = ("Secret", "ServiceAccount")
+#: Seconds until the next reconcile where something that was waited for is done.
+_AT_ONCE: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +51,7 @@ class Environment:
         master_key: The key for it.
         operator_namespace: Where the operator runs.
         resync_interval: Seconds after which a GridNode is looked at again though nothing has happened.
+        release_patience: Seconds after which a GridNode whose data stays goes without the database's consent.
     """
 
     default_image: str
@@ -56,6 +60,7 @@ class Environment:
     master_key: str | None = None
     operator_namespace: str = "gridnode-system"
     resync_interval: float = 60.0
+    release_patience: float = 300.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +115,7 @@ class Convergence:
         self._problems: list[Problem] = []
         self._not_applied: list[str] = []
         self._pods_lack_something = False
+        self._rotates_next = False
 
     def run(self) -> tuple[dict[str, Any], Outcome]:
         """Do what can be done now.
@@ -120,7 +126,7 @@ class Convergence:
         Raises:
             ApiError: the API server failed half-way; the next reconcile goes on from there.
         """
-        prepared = self._prepare(self._children.get("Secret", self._names.database_secret))
+        prepared = self._prepare(self._own_secret(self._names.database_secret))
         context = self._context(prepared)
         if context is not None:
             self._bring_children(context)
@@ -146,7 +152,7 @@ class Convergence:
         Returns:
             Whether there is none any more.
         """
-        if not prepared.rotation or prepared.url is None or self._gridnode.spec.paused:
+        if not prepared.has_other_login or prepared.url is None:
             return True
         if self._problems or self._not_applied or not self._is_rolled_out():
             return False
@@ -154,7 +160,10 @@ class Convergence:
         if any(pod["metadata"].get("deletionTimestamp") for pod in pods):
             return False
         self._tools.checkpoint("retire the replaced login")
-        return self._tenants.retire(self._gridnode, prepared.url)
+        is_retired = self._tenants.retire(self._gridnode, prepared.url)
+        has_password = not self._gridnode.spec.database.iam_authentication
+        self._rotates_next = is_retired and has_password and wished_rotation(self._gridnode) != prepared.rotation
+        return is_retired
 
     def _is_rolled_out(self) -> bool:
         """Whether all pods are of the Deployment as it is now; the one that was applied just now says no."""
@@ -165,7 +174,8 @@ class Convergence:
         """What children are built from, without the hashes of Secrets; None while the node has no login."""
         if prepared.url is None:
             return None
-        own = self._children.get("Secret", self._names.management_secret)
+        is_own = self._gridnode.spec.management_token_secret_ref is None
+        own = self._own_secret(self._names.management_secret) if is_own else None
         token = secret_value(own, MANAGEMENT_TOKEN_KEY) or secrets.token_urlsafe(32)
         return DesiredContext(
             default_image=self._environment.default_image,
@@ -191,7 +201,7 @@ class Convergence:
         wanted = desired_children(self._gridnode, replace(context, secret_hashes=hashes or {}))
         for manifest in wanted:
             if manifest["kind"] == "Job":
-                self._bring(manifest)
+                self._bring(manifest, allowed=not self._pods_lack_something)
         job = self._children.get("Job", migration_job_name(self._gridnode, context))
         may_roll_out = hashes is not None and job is not None and has_succeeded(job) and not self._pods_lack_something
         for manifest in wanted:
@@ -217,21 +227,28 @@ class Convergence:
         by_name: dict[str, list[str]] = {}
         for reference in secret_references(self._gridnode, context):
             by_name.setdefault(reference.name, []).append(reference.key)
+        optional = optional_secret_references(self._gridnode)
         hashes: dict[str, str] = {}
+        is_complete = True
         for name, keys in by_name.items():
             secret = self._secret(name)
             values = {key: value for key in keys if (value := secret_value(secret, key)) is not None}
-            if missing := [key for key in keys if key not in values]:
+            if missing := [key for key in keys if key not in values and SecretKey(name, key) not in optional]:
                 message = f"There is no Secret {name} with the key {missing[0]}, which the pods read. Create it."
                 self._problems.append(Problem("SecretMissing", message))
-                continue
-            if secret is not None:
+                is_complete = False
+            elif secret is not None and values:
                 content = {key: value.encode() for key, value in values.items()}
                 hashes[name] = secret_hash(content, secret["metadata"]["uid"])
-        return hashes if len(hashes) == len(by_name) else None
+        return hashes if is_complete else None
 
     def _secret(self, name: str) -> Object | None:
         return self._children.get("Secret", name) or self._cluster.read("v1", "Secret", self._gridnode.namespace, name)
+
+    def _own_secret(self, name: str) -> Object | None:
+        """Also one that has lost its labels: another password or token would restart the pods."""
+        found = self._secret(name)
+        return found if found is not None and is_owned_by(found, self._gridnode) else None
 
     def _status(self, database: DatabaseObservation, context: DesiredContext | None) -> dict[str, Any]:
         gridnode, names = self._gridnode, self._names
@@ -280,6 +297,8 @@ class Convergence:
         is_degraded = conditions["Degraded"]["status"] == "True"
         state = "Degraded" if is_degraded else "Ready" if is_ready else "Progressing"
         after = self._environment.resync_interval if is_settled else RETIRE_INTERVAL
+        if self._rotates_next:
+            after = _AT_ONCE
         return Outcome(state="Paused" if self._gridnode.spec.paused else state, after=after)
 
 

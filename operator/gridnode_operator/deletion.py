@@ -15,8 +15,6 @@ from gridnode_operator.kube import Cluster, Object
 from gridnode_operator.status import Problem
 from gridnode_operator.tenants import Tenants
 
-#: Seconds after which a GridNode whose data stays goes without the database's consent.
-_RELEASE_PATIENCE: Final = 300.0
 #: Kinds whose pods use the database.
 _WITH_PODS: Final = ("HorizontalPodAutoscaler", "Deployment", "Job")
 
@@ -33,12 +31,20 @@ class Waiting:
 
 
 class Deletion:
-    """Deletes GridNodes, a step at a time; each step may be repeated."""
+    """Deletes GridNodes, a step at a time; each step may be repeated.
 
-    def __init__(self, cluster: Cluster, tenants: Tenants, checkpoint: Checkpoint) -> None:
+    Args:
+        cluster: The API server.
+        tenants: The database servers.
+        checkpoint: See :class:`.reconcile.Reconciler`.
+        patience: Seconds after which a GridNode whose data stays goes without the database's consent.
+    """
+
+    def __init__(self, cluster: Cluster, tenants: Tenants, checkpoint: Checkpoint, *, patience: float) -> None:
         self._cluster = cluster
         self._tenants = tenants
         self._checkpoint = checkpoint
+        self._patience = patience
 
     def go_on(self, resource: Object, gridnode: GridNode, children: Children) -> Waiting | None:
         """Do what can be done now.
@@ -60,7 +66,7 @@ class Deletion:
             done = self._tenants.leave(gridnode)
         except DatabaseError as error:
             is_kept = gridnode.spec.database.reclaim_policy == "Delete"
-            if is_kept or seconds < _RELEASE_PATIENCE:
+            if is_kept or seconds < self._patience:
                 return Waiting(Problem(error.reason, _why(gridnode, error)))
             self._cluster.post_event(resource, "Warning", "NotReleased", _why(gridnode, error))
             done = ()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from decimal import Decimal
+from decimal import ROUND_CEILING, Decimal
 from typing import Any, Final
 
 Fields = Mapping[str, Any]
@@ -25,6 +25,8 @@ _SUFFIXES: Final = {
     "Ki": Decimal(2**10), "Mi": Decimal(2**20), "Gi": Decimal(2**30), "Ti": Decimal(2**40), "Pi": Decimal(2**50),
     "Ei": Decimal(2**60),
 }  # fmt: skip
+
+_THOUSANDTH: Final = Decimal("0.001")
 
 
 def is_applied(desired: Mapping[str, Any], live: Mapping[str, Any], manager: str) -> bool:
@@ -112,9 +114,10 @@ def _is_quantity(path: tuple[str, ...]) -> bool:
 
 def _quantity(value: Any) -> Decimal | None:
     text = str(value)
-    number = text.rstrip("numkMGTPEi")
+    number = text.rstrip("numkKMGTPEi")
     factor = _SUFFIXES.get(text[len(number) :])
     try:
-        return None if factor is None else Decimal(number) * factor
+        # The server rounds up what is less than a thousandth.
+        return None if factor is None else (Decimal(number) * factor).quantize(_THOUSANDTH, ROUND_CEILING)
     except ArithmeticError:
         return None

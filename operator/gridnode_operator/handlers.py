@@ -56,9 +56,15 @@ def make_registry(listener: Listener) -> kopf.OperatorRegistry:
     return registry
 
 
-def make_settings() -> kopf.OperatorSettings:
-    """kopf's settings: watches that end in time, and nothing written by kopf itself."""
+def make_settings(*, clusterwide: bool) -> kopf.OperatorSettings:
+    """kopf's settings: watches that end in time, and nothing written by kopf itself.
+
+    Args:
+        clusterwide: Whether all namespaces are watched. If not, kopf must not look for namespaces and new kinds, which
+            is a right on the whole cluster.
+    """
     settings = kopf.OperatorSettings()
+    settings.scanning.disabled = not clusterwide
     # A watch stream can go silent without being closed; kopf reconnects one that says nothing, not even a bookmark.
     settings.watching.inactivity_timeout = 70
     settings.watching.server_timeout = 300

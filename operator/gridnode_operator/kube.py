@@ -6,6 +6,7 @@ Objects are JSON as the server has it. Every call blocks and ends within its tim
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
@@ -27,6 +28,10 @@ FIELD_MANAGER: Final = "gridnode-operator"
 _TIMEOUTS: Final = (5.0, 30.0)
 _LONGEST_EVENT_NOTE: Final = 1000
 _LONGEST_LOG: Final = 16 * 1024
+#: How the API server answers, with status 500, an apply of a value that is none of its kind, such as a quantity "x".
+_NOT_CONVERTIBLE: Final = "failed to convert new object"
+#: Characters that JSON may hold as they are, but YAML may not, or takes for the end of a line.
+_NOT_IN_YAML: Final = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
 #: Plural names of the kinds that the operator handles; the API server's own rule for them has exceptions.
 PLURALS: Final[Mapping[tuple[str, str], str]] = {
@@ -116,7 +121,8 @@ class Cluster:
         """Server-side apply; takes fields over from others. Creates what is not there."""
         path = _path_of(manifest)
         query = [("fieldManager", manager), ("force", "true")]
-        return self._object("PATCH", path, body=manifest, query=query, content_type="application/apply-patch+yaml")
+        content_type = "application/apply-patch+yaml"
+        return self._object("PATCH", path, body=to_json_and_yaml(manifest), query=query, content_type=content_type)
 
     def create(self, manifest: Read) -> Object:
         """Create an object; status 409 if there is one of that name."""
@@ -236,7 +242,7 @@ class Cluster:
         method: str,
         path: str,
         *,
-        body: Read | None = None,
+        body: Read | bytes | None = None,
         query: Sequence[tuple[str, str]] = (),
         content_type: str = "application/json",
     ) -> bytes:
@@ -252,6 +258,15 @@ class Cluster:
         if answer.status >= 300:
             raise _error(answer.status, content, f"{method} {path}")
         return content
+
+
+def to_json_and_yaml(manifest: Read) -> bytes:
+    """JSON that is read the same as YAML, which is what the API server takes an apply for.
+
+    YAML has no escapes of two halves for the characters beyond U+FFFF, which many JSON encoders write.
+    """
+    text = msgspec.json.encode(manifest).decode()
+    return _NOT_IN_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", text).encode()
 
 
 def load_configuration() -> kubernetes.client.Configuration:
@@ -272,7 +287,10 @@ def load_configuration() -> kubernetes.client.Configuration:
 def _error(status: int, content: bytes, what: str) -> ApiError:
     try:
         answer = msgspec.json.decode(content)
-        return ApiError(status, str(answer.get("reason") or status), f"{what}: {answer.get('message') or ''}")
+        message = str(answer.get("message") or "")
+        if status == 500 and _NOT_CONVERTIBLE in message:
+            return ApiError(422, "Invalid", f"{what}: {message}")
+        return ApiError(status, str(answer.get("reason") or status), f"{what}: {message}")
     except (msgspec.DecodeError, AttributeError):
         return ApiError(status, str(status), f"{what} was answered {status}")
 

@@ -58,7 +58,7 @@ class Reconciler:
         self._tools = Tools(
             cluster=cluster, tenants=tenants, nodes=nodes, environment=environment, checkpoint=checkpoint
         )
-        self._deletion = Deletion(cluster, tenants, checkpoint)
+        self._deletion = Deletion(cluster, tenants, checkpoint, patience=environment.release_patience)
         self._apis: tuple[float, frozenset[str]] = (0.0, frozenset())
 
     def reconcile(self, namespace: str, name: str) -> Outcome:
@@ -83,7 +83,11 @@ class Reconciler:
         kinds = [each for each in CHILD_KINDS if "/".join(each) in apis or "/".join(each) not in _OPTIONAL_APIS]
         if not gridnode.spec.paused and FINALIZER not in gridnode.finalizers:
             self._checkpoint("add the finalizer")
-            resource = self._cluster.set_finalizers(resource, [*gridnode.finalizers, FINALIZER]) or resource
+            kept = self._cluster.set_finalizers(resource, [*gridnode.finalizers, FINALIZER])
+            if kept is None:  # deleted a moment ago: a schema that was made now would never be dropped
+                self._forget(gridnode.key)
+                return Outcome(state="Gone", after=None)
+            resource = kept
         children = Children(self._cluster, gridnode, kinds, self._checkpoint)
         status, outcome = Convergence(self._tools, resource, gridnode, children, apis).run()
         self._write_status(resource, status)

@@ -23,10 +23,8 @@ from gridnode_operator.api import (
 from gridnode_operator.database import (
     AdminDatabase,
     Budget,
-    Credentials,
     DatabaseError,
     DatabaseRefused,
-    DatabaseUnavailable,
     Login,
     Tenant,
     connection_demand,
@@ -52,12 +50,14 @@ class Prepared:
         observation: For the status.
         url: Of the node's login, to be put into its Secret; None if there is none.
         rotation: The wish for a new password that the URL follows, as a hash; empty if none was ever made.
+        has_other_login: Whether there is another login: one that was replaced, or that an interrupted rotation left.
         done: What was done, for people: pairs of an Event's reason and message.
     """
 
     observation: DatabaseObservation
     url: str | None
     rotation: str = ""
+    has_other_login: bool = False
     done: tuple[tuple[str, str], ...] = ()
 
 
@@ -90,8 +90,6 @@ class Tenants:
         self._answers: dict[str, tuple[object, float, Prepared]] = {}
         self._demands: dict[str, tuple[tuple[str, str], int]] = {}
         self._budgets: dict[tuple[str, str], tuple[float, Budget]] = {}
-        #: By uid, the login beside which there is no other any more.
-        self._retired: dict[str, str] = {}
 
     def prepare(self, gridnode: GridNode, secret: Object | None, *, migrated: bool) -> Prepared:
         """Have schema and login, and give the node another login if a new password is wished.
@@ -115,20 +113,21 @@ class Tenants:
         return answer
 
     def retire(self, gridnode: GridNode, url: str) -> bool:
-        """Drop the login that was replaced; to be called when all pods use ``url``.
+        """Drop the login that was replaced; to be called when all pods use ``url``. A wished rotation may wait for it.
 
         Returns:
             Whether it is gone. Sessions may still use it.
         """
         login = Login.in_url(url)
-        if login is None or self._retired.get(gridnode.uid) == login.name:
+        if login is None:
             return True
         try:
             is_gone = self._admin(gridnode).retire(self._tenant(gridnode), login.name)
         except (DatabaseError, ValueError):
             return False
         if is_gone:
-            self._retired[gridnode.uid] = login.name
+            with self._lock:
+                self._answers.pop(gridnode.key, None)
         return is_gone
 
     def look(self, gridnode: GridNode, secret: Object | None) -> DatabaseObservation:
@@ -152,7 +151,6 @@ class Tenants:
         admin, tenant = self._admin(gridnode), self._tenant(gridnode)
         done = admin.drop(tenant) if gridnode.spec.database.reclaim_policy == "Delete" else admin.release(tenant)
         self.forget(gridnode.key)
-        self._retired.pop(gridnode.uid, None)
         return done
 
     def forget(self, key: str) -> None:
@@ -197,20 +195,22 @@ class Tenants:
             ensured = admin.ensure(tenant, _login(secret), adopt=adopt)
             done = [("Adopted", f"Took over the schema {tenant.schema} with its models.")] if ensured.adopted else []
             credentials, wish = ensured.credentials, wished_rotation(gridnode)
+            has_other_login = ensured.has_other_login
             if url is None:
                 rotation = wish
-            elif wish != rotation and not tenant.iam:
-                replaced = _rotate(admin, tenant, credentials.login)
-                if replaced is not None:
-                    credentials, rotation = replaced, wish
-                    self._retired.pop(gridnode.uid, None)
-                    done.append(("Rotated", f"The node has a new password; its login is {credentials.login} now."))
+            # There may be pods with the password of before the rotation before, in sessions or about to begin one.
+            elif wish != rotation and not tenant.iam and not has_other_login:
+                credentials, rotation, has_other_login = admin.rotate(tenant, credentials.login), wish, True
+                done.append(("Rotated", f"The node has a new password; its login is {credentials.login} now."))
         except DatabaseError as error:
             problem = Problem(error.reason, error.message)
             observation = DatabaseObservation(schema=schema, problem=problem)
             return Prepared(observation=observation, url=url, rotation=rotation)
         observation = DatabaseObservation(schema=tenant.schema, revision=ensured.revision)
-        return Prepared(observation=observation, url=credentials.url, rotation=rotation, done=tuple(done))
+        return Prepared(
+            observation=observation, url=credentials.url, rotation=rotation, has_other_login=has_other_login,
+            done=tuple(done),
+        )  # fmt: skip
 
     def _budget(self, admin: AdminDatabase) -> Budget:
         with self._lock:
@@ -262,15 +262,6 @@ class Tenants:
         return database_names(
             gridnode.namespace, gridnode.name, schema=gridnode.spec.database.schema, installation=self._installation
         )
-
-
-def _rotate(admin: AdminDatabase, tenant: Tenant, login: str) -> Credentials | None:
-    """The credentials of the other login; None while that one is still in use after the rotation before."""
-    admin.retire(tenant, login)
-    try:
-        return admin.rotate(tenant, login)
-    except DatabaseUnavailable:
-        return None
 
 
 def wished_rotation(gridnode: GridNode) -> str:

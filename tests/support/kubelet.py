@@ -7,6 +7,7 @@ that the manifest gives them. An image whose name holds ``broken`` never becomes
 from __future__ import annotations
 
 import base64
+import http.client
 import threading
 import time
 from collections.abc import Callable
@@ -79,7 +80,8 @@ class Kubelet:
 
     def _look_after(self, pod: Pod) -> None:
         uid = pod["metadata"]["uid"]
-        if uid in self._begun:
+        # One that has begun may be of a test before, whose namespace is on its way out.
+        if uid in self._begun or (pod.get("status") or {}).get("phase", "Pending") != "Pending":
             return
         self._begun.add(uid)
         container = pod["spec"]["containers"][0]
@@ -108,7 +110,10 @@ class Kubelet:
             if source is None:
                 environment[variable["name"]] = variable.get("value", "")
                 continue
-            secret = self._control_plane.expect("GET", f"/api/v1/namespaces/{namespace}/secrets/{source['name']}")
+            path = f"/api/v1/namespaces/{namespace}/secrets/{source['name']}"
+            if source.get("optional") and self._control_plane.request("GET", path).status == 404:
+                continue
+            secret = self._control_plane.expect("GET", path)
             environment[variable["name"]] = base64.b64decode(secret["data"][source["key"]]).decode()
         return environment
 
@@ -119,7 +124,7 @@ class Kubelet:
         while time.monotonic() < deadline and not self._stop.is_set():
             try:
                 answer = self._control_plane.request("PATCH", path, {"status": status}, headers=_MERGE_PATCH)
-            except OSError:  # the API server is away
+            except (OSError, http.client.HTTPException):  # the API server is away
                 time.sleep(_INTERVAL)
                 continue
             if answer.status in (200, 404):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import secrets
 from collections.abc import Callable
 from functools import partial
@@ -86,7 +87,10 @@ class AdminDatabase:
             if check.wrong_password and password is not None:
                 done += self._have(session, tenant, login, password, adopt=adopt)
                 check = check_login(self._parameters, credentials, tenant, self._timeouts)
-            return Ensured(credentials=credentials, changed=tuple(done), adopted=adopted, revision=check.revision)
+            return Ensured(
+                credentials=credentials, changed=tuple(done), adopted=adopted, revision=check.revision,
+                has_other_login=tenant.other_login(login) in state.logins,
+            )  # fmt: skip
 
     def look(self, tenant: Tenant, known: Login) -> str | None:
         """Whether schema and login are as they should be, changing nothing.
@@ -101,6 +105,10 @@ class AdminDatabase:
             state = self._checked(session, tenant, adopt=False)
             if known.name not in tenant.logins:
                 raise DatabaseRefused("NotPrepared", f"The login {known.name} is not one of this GridNode's.")
+            login = state.logins.get(known.name)
+            if login is not None and login.connection_limit > 0:
+                # The limit follows the spec, which may have changed: the login works all the same.
+                tenant = dataclasses.replace(tenant, connection_limit=login.connection_limit)
             if missing := plan.changes_to_have(state, tenant, known.name):
                 raise DatabaseRefused("NotPrepared", f"Left as it is: {'; '.join(each.what for each in missing)}.")
             check = check_login(self._parameters, self._credentials(known.name, known.password), tenant, self._timeouts)

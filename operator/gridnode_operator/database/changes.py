@@ -72,7 +72,8 @@ def check_ownership(state: State, tenant: Tenant, *, adopt: bool = False) -> Non
         raise DatabaseRefused(
             "SchemaInUse",
             f"The schema {note.schema} is in use by another GridNode {tenant.gridnode}, with the uid {note.uid}, that "
-            "was not deleted: perhaps one in another cluster. If it is gone, let this one adopt the schema.",
+            "was not deleted: perhaps one in another cluster. If it is gone, annotate this one with "
+            "gridnode.io/adopt=true: it takes the schema over.",
         )
     if note.schema != tenant.schema:
         message = f"The GridNode has the schema {note.schema} and can't change to {tenant.schema}."

@@ -57,9 +57,9 @@ def is_wrong_password(error: psycopg2.Error) -> bool:
     return "password authentication failed" in str(error)
 
 
-def error_of_connecting(error: psycopg2.Error) -> DatabaseError:
-    """What a failed login means."""
-    message = f"The database refuses the administrator's login or does not answer: {_one_line(str(error))}"
+def error_of_connecting(error: psycopg2.Error, place: str) -> DatabaseError:
+    """What a failed login means; libpq does not always say where it was tried."""
+    message = f"The database at {place} refuses the administrator's login or does not answer: {_one_line(str(error))}"
     if any(sign in str(error) for sign in _REFUSED_LOGINS) and "could not translate" not in str(error):
         return DatabaseRefused("LoginRefused", message)
     return DatabaseUnavailable(message)

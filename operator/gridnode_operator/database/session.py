@@ -153,7 +153,7 @@ def open_session(
     try:
         connection = connect(parameters, timeouts)
     except psycopg2.Error as error:
-        raise error_of_connecting(error) from None
+        raise error_of_connecting(error, _place(parameters)) from None
     try:
         if connection.server_version < _OLDEST_VERSION:
             found = connection.server_version // 10_000
@@ -195,6 +195,11 @@ def _wait(connection: Any, deadline: float) -> None:
         if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
             connection.close()
             raise DatabaseUnavailable("The database does not answer in time.")
+
+
+def _place(parameters: Mapping[str, str]) -> str:
+    host = parameters.get("host") or parameters.get("hostaddr") or "the local socket"
+    return f"{host}:{parameters['port']}" if parameters.get("port") else host
 
 
 def _unusable_url() -> DatabaseRefused:

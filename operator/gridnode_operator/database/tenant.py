@@ -118,12 +118,14 @@ class Ensured:
         changed: What was not as it should be, for people; empty if nothing was changed.
         adopted: Whether the schema with its models was taken over from an earlier GridNode of the same name.
         revision: Revision that the schema is at; empty if nothing was migrated yet, None if it could not be read.
+        has_other_login: Whether there is another login beside it, which pods may use.
     """
 
     credentials: Credentials
     changed: tuple[str, ...]
     adopted: bool
     revision: str | None
+    has_other_login: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from gridnode_operator.desired.secret import build_database_secret, build_manage
 from gridnode_operator.local.data_directory import DataDirectory
 from gridnode_operator.local.environment import node_variables, with_secrets
 from gridnode_operator.local.migration import migrate
-from gridnode_operator.tenants import Prepared, Tenants
+from gridnode_operator.tenants import Prepared, Tenants, wished_rotation
 
 _TOKEN_BYTES: Final = 24
 
@@ -37,10 +37,25 @@ class Surroundings:
     tell: Callable[[str], None]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preparation:
+    """What there is now.
+
+    Attributes:
+        variables: Of the node's processes.
+        has_other_login: Whether a login that was replaced is still there.
+        rotation_waits: Whether a new password is wished that waits for that login to go.
+    """
+
+    variables: dict[str, str]
+    has_other_login: bool
+    rotation_waits: bool
+
+
 async def prepare(
     gridnode: GridNode, around: Surroundings, tell: Callable[[str], None], *, migrated: bool
-) -> dict[str, str]:
-    """Have all of it; gives the variables of the node's processes. Changes nothing if all is there.
+) -> Preparation:
+    """Have all of it. Changes nothing if all is there.
 
     Args:
         gridnode: Whose.
@@ -67,7 +82,12 @@ async def prepare(
     revision = prepared.observation.revision
     if not revision or revision < REVISION:
         tell(f"schema migrated to revision {await migrate(gridnode, context, around.data)}")
-    return node_variables(gridnode, context, files)
+    has_password = not gridnode.spec.database.iam_authentication
+    return Preparation(
+        variables=node_variables(gridnode, context, files),
+        has_other_login=prepared.has_other_login,
+        rotation_waits=has_password and wished_rotation(gridnode) != prepared.rotation,
+    )
 
 
 async def retire(gridnode: GridNode, around: Surroundings) -> bool:

@@ -85,6 +85,7 @@ class GridNodeRunner:
         self._failure: str | None = None
         self._prepare_at = 0.0
         self._retire_at: float | None = 0.0
+        self._rotation_waits = False
         self._models: ModelsStatus | None = None
         self._processes: tuple[Mapping[str, Any], ...] = ()
 
@@ -176,7 +177,7 @@ class GridNodeRunner:
         self._prepare_at = time.monotonic() + _RESYNC
         try:
             migrated = self._variables is not None
-            variables = await prepare(gridnode, self._around, self._tell, migrated=migrated)
+            preparation = await prepare(gridnode, self._around, self._tell, migrated=migrated)
         except (DatabaseError, GridNodeError, OSError) as error:
             message = getattr(error, "message", None) or str(error)
             if message != self._problem:
@@ -185,6 +186,10 @@ class GridNodeRunner:
             self._prepare_at = time.monotonic() + _RETRY
             return
         self._problem = None
+        variables = preparation.variables
+        self._rotation_waits = preparation.rotation_waits
+        if preparation.has_other_login and self._retire_at is None:
+            self._retire_at = 0.0
         if self._variables is not None and variables != self._variables:
             self._backoff.reset()
             self._retire_at = 0.0
@@ -200,6 +205,8 @@ class GridNodeRunner:
             self._retire_at = time.monotonic() + _RETRY
             if await retire(gridnode, self._around):
                 self._retire_at = None
+                if self._rotation_waits:
+                    self._prepare_at = 0.0
 
     async def _replace_replicas(self, gridnode: GridNode, variables: Mapping[str, str]) -> None:
         template = template_of(variables)

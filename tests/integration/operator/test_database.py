@@ -12,7 +12,8 @@ import psycopg2
 import pytest
 from sqlalchemy import make_url
 
-from gridnode.db.migrate import REVISION, upgrade
+from gridnode.db.migrate import upgrade
+from gridnode.db.revision import REVISION
 from gridnode.setting_kinds import database_url
 from gridnode_operator.database import (
     AdminDatabase,
