@@ -30,7 +30,7 @@ from gridnode.settings import load_settings
 from tests.support.cluster import ControlPlane
 from tests.support.control_plane.namespaces import create_namespace
 from tests.support.kubelet import Kubelet
-from tests.support.operator import GridNodes, OperatorProcess, wait_for
+from tests.support.operator_process import GridNodes, OperatorProcess, wait_for
 from tests.support.shared_database import VERSIONS, SharedDatabase, SharedServer
 
 _CRDS = Path(__file__).parents[1] / "crds"

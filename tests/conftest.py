@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import pytest
 from hypothesis import settings
 
 from tests.support.postgres import PostgresForTests
+
+# These import PyTorch, which is 5 GB: `make test-torch` installs it.
+collect_ignore = [] if find_spec("torch") else ["sdk", "runtimes"]
 
 # Examples of a property: few after each edit, and Hypothesis's usual number in `make test`, which asks for the other.
 # A machine under load is no failure.

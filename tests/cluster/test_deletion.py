@@ -21,7 +21,8 @@ from gridnode_operator.reconcile import Reconciler
 from tests.support.cluster import ControlPlane
 from tests.support.control_plane.namespaces import create_namespace
 from tests.support.kubelet import Kubelet
-from tests.support.operator import (
+from tests.support.operator_faults import CHILD_PATHS, catalog, log_in, quick_migration, url_in_secret
+from tests.support.operator_process import (
     GROUP_PATH,
     GridNodes,
     OperatorProcess,
@@ -29,7 +30,6 @@ from tests.support.operator import (
     reconcile_until,
     wait_for,
 )  # fmt: skip
-from tests.support.operator_faults import CHILD_PATHS, catalog, log_in, quick_migration, url_in_secret
 from tests.support.shared_database import SharedDatabase, connect, run
 
 pytestmark = [pytest.mark.cluster]

@@ -15,8 +15,8 @@ from gridnode.db.revision import REVISION
 from gridnode_operator.desired.names import database_names
 from tests.support.cluster import ControlPlane
 from tests.support.kubelet import Kubelet
-from tests.support.operator import GROUP_PATH, GridNodes, Object, OperatorProcess, wait_for
 from tests.support.operator_faults import catalog, log_in, quick_migration, url_in_secret
+from tests.support.operator_process import GROUP_PATH, GridNodes, Object, OperatorProcess, wait_for
 from tests.support.shared_database import SharedDatabase
 from tests.support.slow_database import DatabaseProxy
 

@@ -15,7 +15,8 @@ from gridnode_operator.desired.names import database_names
 from gridnode_operator.reconcile import Reconciler
 from tests.support.cluster import ControlPlane
 from tests.support.kubelet import Kubelet
-from tests.support.operator import (
+from tests.support.operator_faults import catalog, log_in, quick_migration, url_in_secret
+from tests.support.operator_process import (
     GROUP_PATH,
     IMAGE,
     GridNodes,
@@ -24,7 +25,6 @@ from tests.support.operator import (
     reconcile_until,
     wait_for,
 )
-from tests.support.operator_faults import catalog, log_in, quick_migration, url_in_secret
 from tests.support.shared_database import SharedDatabase
 from tests.support.slow_database import DatabaseProxy
 

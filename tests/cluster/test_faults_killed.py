@@ -19,7 +19,6 @@ from gridnode_operator.reconcile import Reconciler
 from tests.support.cluster import ControlPlane
 from tests.support.control_plane.namespaces import create_namespace, delete_namespace
 from tests.support.kubelet import Kubelet
-from tests.support.operator import GROUP_PATH, GridNodes, make_reconciler, wait_for
 from tests.support.operator_faults import (
     Connect,
     Interruption,
@@ -31,6 +30,7 @@ from tests.support.operator_faults import (
     snapshot,
     url_in_secret,
 )
+from tests.support.operator_process import GROUP_PATH, GridNodes, make_reconciler, wait_for
 from tests.support.shared_database import SharedDatabase, SharedServer
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]

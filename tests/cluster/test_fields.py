@@ -12,7 +12,7 @@ from tests.cluster.test_fields_database import OF_THE_DATABASE
 from tests.support.cluster import ControlPlane
 from tests.support.control_plane.namespaces import create_namespace, delete_namespace
 from tests.support.one_gridnode import OneGridNode, one_gridnode
-from tests.support.operator import GROUP_PATH, wait_for
+from tests.support.operator_process import GROUP_PATH, wait_for
 from tests.support.optional_apis import optional_apis
 from tests.support.shared_database import SharedServer
 from tests.support.spec_fields import FIELDS, PARTS, Field, Look, Spec, given_fields, leaf_fields, with_value

@@ -13,8 +13,8 @@ from gridnode_operator.desired.names import database_names
 from tests.support.cluster import ControlPlane
 from tests.support.control_plane.namespaces import create_namespace, delete_namespace
 from tests.support.one_gridnode import OneGridNode, one_gridnode
-from tests.support.operator import GROUP_PATH
 from tests.support.operator_faults import log_in, url_in_secret
+from tests.support.operator_process import GROUP_PATH
 from tests.support.shared_database import VERSIONS, SharedDatabase, SharedServer
 
 pytestmark = [pytest.mark.cluster]

@@ -19,8 +19,8 @@ from tests.support.cluster import ControlPlane
 from tests.support.gridnode_manifests import ALTERNATIVES, EVERYTHING, context, gridnode
 from tests.support.kubelet import Kubelet
 from tests.support.one_gridnode import APPLY, KIND_PATHS, MERGE, OneGridNode
-from tests.support.operator import GridNodes, OperatorProcess, wait_for
 from tests.support.operator_faults import quick_migration
+from tests.support.operator_process import GridNodes, OperatorProcess, wait_for
 from tests.support.optional_apis import optional_apis
 from tests.support.shared_database import SharedDatabase
 

@@ -15,8 +15,8 @@ from gridnode_operator.leadership import DURATION, INTERVAL
 from tests.support.cluster import ControlPlane
 from tests.support.deaf_watch import WatchProxy
 from tests.support.kubelet import Kubelet
-from tests.support.operator import GridNodes, OperatorProcess, wait_for
 from tests.support.operator_faults import quick_migration
+from tests.support.operator_process import GridNodes, OperatorProcess, wait_for
 from tests.support.shared_database import SharedDatabase
 
 pytestmark = [pytest.mark.cluster]

@@ -9,8 +9,8 @@ import pytest
 
 from tests.support.cluster import ControlPlane
 from tests.support.kubelet import Kubelet
-from tests.support.operator import GROUP_PATH, GridNodes, OperatorProcess, wait_for
 from tests.support.operator_faults import CHILD_PATHS, quick_migration
+from tests.support.operator_process import GROUP_PATH, GridNodes, OperatorProcess, wait_for
 from tests.support.shared_database import SharedDatabase
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]

@@ -16,8 +16,8 @@ from tests.support.control_plane.namespaces import create_namespace, delete_name
 from tests.support.gridnode_manifests import leaves
 from tests.support.kubelet import Kubelet
 from tests.support.one_gridnode import OneGridNode, one_gridnode
-from tests.support.operator import GROUP_PATH
 from tests.support.operator_faults import log_in, quick_migration, url_in_secret
+from tests.support.operator_process import GROUP_PATH
 from tests.support.optional_apis import optional_apis
 from tests.support.shared_database import SharedDatabase
 from tests.support.spec_fields import FIELDS, Field, Look

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.cluster import ControlPlane
 from tests.support.kubelet import Kubelet
-from tests.support.operator import GROUP_PATH, GridNodes, OperatorProcess, wait_for
+from tests.support.operator_process import GROUP_PATH, GridNodes, OperatorProcess, wait_for
 from tests.support.shared_database import SharedDatabase
 
 pytestmark = [pytest.mark.cluster]

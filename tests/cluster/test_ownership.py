@@ -16,8 +16,8 @@ from gridnode_operator.desired.names import child_names
 from tests.support.cluster import ControlPlane
 from tests.support.kubelet import Kubelet
 from tests.support.one_gridnode import APPLY, JSON_PATCH, KIND_PATHS, MERGE, OneGridNode, one_gridnode
-from tests.support.operator import GridNodes, OperatorProcess, wait_for
 from tests.support.operator_faults import quick_migration
+from tests.support.operator_process import GridNodes, OperatorProcess, wait_for
 from tests.support.optional_apis import optional_apis
 from tests.support.shared_database import SharedDatabase
 

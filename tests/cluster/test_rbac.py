@@ -16,8 +16,8 @@ from tests.support.cluster import ControlPlane
 from tests.support.control_plane.audit import AuditEvent
 from tests.support.control_plane.namespaces import create_namespace, delete_namespace
 from tests.support.kubelet import Kubelet
-from tests.support.operator import GROUP_PATH, GridNodes, OperatorProcess, wait_for
 from tests.support.operator_faults import quick_migration
+from tests.support.operator_process import GROUP_PATH, GridNodes, OperatorProcess, wait_for
 from tests.support.optional_apis import optional_apis
 from tests.support.shared_database import SharedDatabase
 

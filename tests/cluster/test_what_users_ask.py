@@ -11,8 +11,8 @@ import pytest
 from tests.support.cluster import ControlPlane
 from tests.support.kubelet import Kubelet
 from tests.support.one_gridnode import OneGridNode, environment, one_gridnode
-from tests.support.operator import GROUP_PATH
 from tests.support.operator_faults import log_in, quick_migration, url_in_secret
+from tests.support.operator_process import GROUP_PATH
 from tests.support.shared_database import SharedDatabase
 
 pytestmark = [pytest.mark.cluster]
