@@ -19,7 +19,7 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
 	if "$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then command -v "$$name"; break; fi; \
 	done)
 
-.PHONY: help demo test test-unit test-process test-integration test-chaos test-torch test-cluster chaos bench bench-operator lint format constraints clean
+.PHONY: help demo test test-unit test-process test-integration test-chaos test-torch test-runtimes test-cluster chaos bench bench-operator lint format constraints clean
 
 help:  ## list the targets
 	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / { printf "make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,8 +48,11 @@ chaos: $(VENV)/.dev  ## the long chaos test: KILLS=200 kills of nodes and databa
 test-cluster: $(VENV)/.dev  ## tests on a real Kubernetes API server; needs Go, which builds it on first use
 	@$(BIN)/python -m pytest -m cluster
 
-test-torch: $(VENV)/.torch  ## tests of TorchScript averaging plans; installs PyTorch, some 5 GB
-	@$(BIN)/python -m pytest -m torch
+test-torch: $(VENV)/.torch  ## tests of the SDK and of TorchScript averaging plans; installs PyTorch, some 5 GB
+	@$(BIN)/python -m pytest -m "torch and not runtimes"
+
+test-runtimes: $(VENV)/.torch  ## plans in the runtimes of 2020's phones, which it downloads once; needs g++, Node.js and npm
+	@$(BIN)/python -m pytest -m runtimes
 
 bench: $(VENV)/.dev  ## measure sessions per second, latency, CPU and memory
 	@$(BIN)/python -m bench.run
@@ -99,5 +102,5 @@ $(VENV)/.dev: $(VENV)/.made
 
 $(VENV)/.torch: $(VENV)/.dev
 	@echo "Installing PyTorch …"
-	@$(PIP_INSTALL) --editable '.[torch]'
+	@$(PIP_INSTALL) --editable '.[torch-dev]'
 	@touch $@

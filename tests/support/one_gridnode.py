@@ -15,8 +15,8 @@ from gridnode_operator.desired.names import child_names
 from gridnode_operator.kube import PLURALS, ApiError
 from tests.support.cluster import ControlPlane
 from tests.support.kubelet import Kubelet
-from tests.support.operator import IMAGE, GridNodes, Object, make_reconciler, wait_for
 from tests.support.operator_faults import quick_migration
+from tests.support.operator_process import IMAGE, GridNodes, Object, make_reconciler, wait_for
 from tests.support.shared_database import SharedDatabase
 
 #: By kind, the path under which the API server has it; for :meth:`GridNodes.get` and :meth:`GridNodes.all`.

@@ -18,7 +18,7 @@ from gridnode_operator.database import AdminDatabase, Timeouts
 from gridnode_operator.desired.names import child_names, database_names
 from gridnode_operator.kube import ApiError
 from gridnode_operator.reconcile import Reconciler
-from tests.support.operator import GROUP_PATH, GridNodes, Object
+from tests.support.operator_process import GROUP_PATH, GridNodes, Object
 from tests.support.shared_database import SharedDatabase, connect, run
 
 #: What a GridNode may have, but for kinds that a bare API server doesn't know.

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from gridnode_operator.api import SECRETS_HASH_ANNOTATION
 from tests.support.one_gridnode import MASTER_URL, OneGridNode
-from tests.support.operator import IMAGE, Object
+from tests.support.operator_process import IMAGE, Object
 
 Spec = dict[str, Any]
 

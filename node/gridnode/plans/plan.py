@@ -52,6 +52,17 @@ class Plan:
         return len(self.message.role.input_placeholder_ids)
 
     @property
+    def input_shapes(self) -> list[tuple[int, ...] | None]:
+        """The shape that each input had when the plan was traced; None where the plan does not say."""
+        role = self.message.role
+        shapes = {
+            placeholder.id.id_int: tuple(placeholder.expected_shape.dims)
+            for placeholder in role.placeholders
+            if placeholder.HasField("expected_shape")
+        }
+        return [shapes.get(each.id_int) for each in role.input_placeholder_ids]
+
+    @property
     def output_count(self) -> int:
         """The number of outputs, lists of tensors counted flat."""
         return len(self.message.role.output_placeholder_ids)

@@ -30,6 +30,7 @@ _TWO_OPERANDS: Final = frozenset(
 _ALONG_DIMENSION: Final = frozenset(("argmax", "argmin"))
 _ALONG_DIMENSION_KEEPING_IT: Final = frozenset(("logsumexp", "mean", "prod", "sum"))
 
+_DTYPES: Final = frozenset(("float32", "int32", "bool"))
 _DUNDER: Final = re.compile(r"__(\w+)__")
 
 
@@ -43,6 +44,11 @@ def translate_role(role: syft_pb2.Role) -> syft_pb2.Role:
     Raises:
         Untranslatable: an operation, or a form of its arguments, has no translation.
     """
+    for tensor in role.state.tensors:
+        parameter = tensor.WhichOneof("tensor") == "torch_param"
+        contents = tensor.torch_param.tensor if parameter else tensor.torch_tensor
+        if contents.contents_data.dtype not in _DTYPES:
+            raise Untranslatable(f"a constant is {contents.contents_data.dtype}, which TensorFlow.js has not")
     translated = syft_pb2.Role()
     translated.CopyFrom(role)
     del translated.actions[:]

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from gridnode.errors import InvalidRequest
+from gridnode.plans.gate import check_targets
 from gridnode.security.tokens import Authentication, parse_authentication
 
 AtLeastOne = Annotated[int, Meta(ge=1, le=1_000_000_000)]
@@ -58,6 +59,8 @@ class ServerConfig(Struct, forbid_unknown_fields=True, frozen=True):
     # Seconds after which a device that was accepted and has not reported gives its place back.
     assignment_lease: Seconds = 3600
     aggregation: Aggregation = Aggregation()
+    # Phone runtimes that must be able to run each training plan, or hosting is refused.
+    targets: Annotated[list[str], Meta(max_length=100)] = []
 
     @property
     def requires_speed_test(self) -> bool:
@@ -87,6 +90,11 @@ class ClientConfig(Struct, frozen=True):
     max_updates: AtLeastOne
 
 
+# Worked out here and not by the first two threads at the same time, which would crash (seen with msgspec 0.22).
+for _kind in (ServerConfig, ClientConfig):
+    msgspec.json.Decoder(_kind)
+
+
 def parse_server_config(value: object) -> tuple[ServerConfig, Authentication | None]:
     """Check a server_config and give it typed.
 
@@ -99,6 +107,7 @@ def parse_server_config(value: object) -> tuple[ServerConfig, Authentication | N
     given = {key: item for key, item in values.items() if item is not None}
     config = _convert(given, ServerConfig, "server_config")
     authentication = parse_authentication(config.authentication)
+    check_targets(config.targets, "server_config.targets")
     _check_relations(config)
     return config, authentication
 

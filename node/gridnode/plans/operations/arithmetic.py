@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -40,6 +41,12 @@ def float_unary(function: Callable[[Any], Tensor]) -> Operation:
 
 
 multiply = binary(np.multiply)
+_erf: Final = np.frompyfunc(math.erf, 1, 1)
+
+
+def erf(tensor: Tensor) -> Tensor:
+    # NumPy has none.
+    return np.asarray(_erf(tensor), tensor.dtype)
 
 
 def add(input: Argument, other: Argument, alpha: float = 1) -> Tensor:

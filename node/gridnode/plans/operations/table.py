@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from gridnode.plans.operations import arithmetic, dtypes, networks, reductions, selection, shapes
+from gridnode.plans.operations import arithmetic, convolutions, dtypes, networks, reductions, selection, shapes
 from gridnode.plans.operations.promotion import as_tensor
 from gridnode.plans.operations.types import Argument, Operation, Tensor
 
@@ -41,6 +41,10 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "clamp_min": arithmetic.clamp,
     "clone": dtypes.identity,
     "contiguous": dtypes.identity,
+    "conv1d": convolutions.convolution(1),
+    "conv2d": convolutions.convolution(2),
+    "conv_transpose1d": convolutions.transposed_convolution(1),
+    "conv_transpose2d": convolutions.transposed_convolution(2),
     "copy": dtypes.identity,
     "cos": arithmetic.float_unary(np.cos),
     "cosh": arithmetic.float_unary(np.cosh),
@@ -52,6 +56,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "dot": arithmetic.matmul,
     "elu": networks.elu,
     "eq": arithmetic.binary(np.equal),
+    "erf": arithmetic.float_unary(arithmetic.erf),
     "exp": arithmetic.float_unary(np.exp),
     "expand": shapes.expand,
     "expand_as": shapes.expand_as,
@@ -103,6 +108,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "ones": dtypes.ones,
     "ones_like": dtypes.ones_like,
     "or": arithmetic.binary(np.bitwise_or),
+    "pad": convolutions.pad,
     "permute": shapes.permute,
     "pow": _pow,
     "prod": reductions.accumulating(np.prod),
