@@ -1,0 +1,56 @@
+"""The schema: what the migrations make is what the code works with."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import create_engine, inspect, text
+
+from gridnode_operator.master.db.migrate import REVISION, head_revision, upgrade
+from gridnode_operator.master.db.models import Base
+from gridnode_operator.master.settings import DEFAULT_SCHEMA
+
+pytestmark = pytest.mark.integration
+
+
+def test_migrations_make_the_models_tables(master_url: str) -> None:
+    engine = create_engine(master_url)
+    with engine.connect() as connection:
+        connection.execute(text(f"SET search_path = {DEFAULT_SCHEMA}"))
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+    engine.dispose()
+
+
+def test_revision_is_the_newest() -> None:
+    assert head_revision() == REVISION
+
+
+def test_several_may_migrate_at_once(empty_database_url: str) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        done = list(pool.map(lambda _: upgrade(empty_database_url, schema=DEFAULT_SCHEMA), range(4)))
+    assert done == [REVISION] * 4
+
+
+def test_everything_is_in_the_schema_of_its_own(master_url: str) -> None:
+    engine = create_engine(master_url)
+    assert inspect(engine).get_table_names(schema="public") == []
+    assert set(Base.metadata.tables) < set(inspect(engine).get_table_names(schema=DEFAULT_SCHEMA))
+    engine.dispose()
+
+
+def test_role_without_the_right_to_create_schemas_may_migrate_its_own(empty_database_url: str) -> None:
+    engine = create_engine(empty_database_url)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE ROLE narrow LOGIN"))
+        connection.execute(text("CREATE SCHEMA narrow AUTHORIZATION narrow"))
+    try:
+        upgrade(empty_database_url.replace("postgres@", "narrow@"), schema="narrow")
+        assert inspect(engine).has_table("events", schema="narrow")
+    finally:
+        with engine.begin() as connection:
+            connection.execute(text("DROP OWNED BY narrow"))
+            connection.execute(text("DROP ROLE narrow"))
+        engine.dispose()
