@@ -59,12 +59,14 @@ class ApiError(Exception):
     Attributes:
         status: HTTP status; 0 without an answer.
         reason: One word, such as ``Forbidden``.
+        name: Of the object that it is about; empty if the server did not say.
     """
 
-    def __init__(self, status: int, reason: str, message: str) -> None:
+    def __init__(self, status: int, reason: str, message: str, name: str = "") -> None:
         super().__init__(message)
         self.status = status
         self.reason = reason
+        self.name = name
 
     @property
     def is_transient(self) -> bool:
@@ -88,15 +90,15 @@ class Cluster:
         self._client.user_agent = FIELD_MANAGER
 
     def read(self, api_version: str, kind: str, namespace: str, name: str) -> Object | None:
-        """One object; None if it is not there, or the server doesn't know its kind.
+        """One object; None if it is not there.
 
         Raises:
-            ApiError: as do all methods.
+            ApiError: as do all methods; also if the server doesn't know the kind, as for a moment after its start.
         """
         try:
             return self._object("GET", _path(api_version, kind, namespace, name))
         except ApiError as error:
-            if error.status == 404:
+            if error.status == 404 and error.name == name:
                 return None
             raise
 
@@ -222,7 +224,7 @@ class Cluster:
                 content_type="application/merge-patch+json",
             )  # fmt: skip
         except ApiError as error:
-            if error.status == 404:
+            if error.status == 404 and error.name == live["metadata"]["name"]:
                 return None
             raise
 
@@ -290,7 +292,8 @@ def _error(status: int, content: bytes, what: str) -> ApiError:
         message = str(answer.get("message") or "")
         if status == 500 and _NOT_CONVERTIBLE in message:
             return ApiError(422, "Invalid", f"{what}: {message}")
-        return ApiError(status, str(answer.get("reason") or status), f"{what}: {message}")
+        name = str((answer.get("details") or {}).get("name") or "")
+        return ApiError(status, str(answer.get("reason") or status), f"{what}: {message}", name)
     except (msgspec.DecodeError, AttributeError):
         return ApiError(status, str(status), f"{what} was answered {status}")
 

@@ -158,7 +158,12 @@ class Operator:
         while True:
             await asyncio.sleep(_COMPARE_INTERVAL)
             with contextlib.suppress(ApiError):
-                self._watchfulness.compare(await asyncio.to_thread(self._list))
+                found = await asyncio.to_thread(self._list)
+                self._watchfulness.compare(found)
+                # One that was taken for gone, by an API server that had lost its memory, say.
+                for key, _, _ in found:
+                    if key not in self.queue.keys:
+                        self.queue.request(key)
 
     def _list(self) -> list[tuple[Key, str, int]]:
         found = []

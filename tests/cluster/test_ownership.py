@@ -187,9 +187,8 @@ def test_deleted_children_are_made_again(demo: OneGridNode, spec: dict[str, Any]
             return found is not None and bool(found["metadata"]["uid"] != uid)
 
         demo.until(is_there_again)
-    demo.until(lambda: not demo.changes())
+    demo.until(lambda: not demo.changes() and demo.condition("Migrated")[0] == "True")
     assert demo.condition("DatabaseReady")[0] == "True"
-    assert demo.condition("Migrated")[0] == "True"
 
 
 def test_lost_labels_and_owner_come_back(demo: OneGridNode) -> None:
