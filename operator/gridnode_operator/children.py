@@ -68,10 +68,12 @@ class Children:
                 raise ApiError(409, "BeingDeleted", f"{kind} {name} is still being deleted.")
             if kind == "Job":
                 self._have_job(live, manifest)
-            elif live is None or not is_applied(_with_hash(manifest), live, FIELD_MANAGER):
+                return None
+            hashed = _with_hash(manifest)
+            if live is None or not is_applied(hashed, live, FIELD_MANAGER):
                 self._hand_over_replicas(live, manifest)
                 self._checkpoint(f"apply {kind} {name}")
-                self._live[kind, name] = self._apply(live, _with_hash(manifest))
+                self._live[kind, name] = self._apply(live, hashed)
         except ApiError as error:
             if error.is_transient:
                 raise

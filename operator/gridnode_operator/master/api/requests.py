@@ -8,11 +8,12 @@ import msgspec
 from flask import g, request
 
 from gridnode.errors import InvalidRequest, Unauthorized
+from gridnode.protocol.wsgi import BODY
 from gridnode.security.management_token import bearer_token
 from gridnode_operator.master.errors import Forbidden
 from gridnode_operator.master.keys.access import RULES, Principal
 from gridnode_operator.master.services import Services
-from gridnode_operator.master.serving.bridge import ADDRESS, BODY
+from gridnode_operator.master.serving.bridge import ADDRESS
 
 T = TypeVar("T")
 

@@ -7,20 +7,18 @@ application like any request; then it is the event loop's, so that a thousand vi
 from __future__ import annotations
 
 import asyncio
-import io
 import logging
-import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
 from concurrent.futures import Executor
 from typing import Any, Final
-from urllib.parse import unquote_to_bytes
 from wsgiref.types import WSGIApplication
 
 import msgspec
 
 from gridnode.errors import GridNodeError, InvalidRequest, TooLarge, Unavailable
 from gridnode.logs import request_scope
+from gridnode.protocol.wsgi import make_environ
 from gridnode.security.limits import Network, client_address
 from gridnode_operator.master.errors import retry_after, status_of
 from gridnode_operator.master.live.viewers import Filter, Viewers
@@ -32,9 +30,8 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-#: environ keys: the whole body, the caller's address, and what the Flask application asks of the bridge: to stream
+#: environ keys: the caller's address, and what the Flask application asks of the bridge: to stream
 #: changes that pass a :class:`Filter`, or an iterator's pieces.
-BODY: Final = "gridnode.body"
 ADDRESS: Final = "gridnode.address"
 WATCH: Final = "gridnode.watch"
 PIECES: Final = "gridnode.pieces"
@@ -250,32 +247,6 @@ async def _refuse(error: GridNodeError, exchange: _Exchange, send: Send) -> None
 
 
 def _environ(scope: Scope, body: bytes, address: str) -> dict[str, Any]:
-    server = scope.get("server") or ("localhost", 0)
-    environ: dict[str, Any] = {
-        "REQUEST_METHOD": scope["method"],
-        "SCRIPT_NAME": "",
-        "PATH_INFO": unquote_to_bytes(scope["raw_path"].split(b"?")[0]).decode("latin-1"),
-        "QUERY_STRING": scope["query_string"].decode("latin-1"),
-        "SERVER_NAME": str(server[0]),
-        "SERVER_PORT": str(server[1] or 0),
-        "SERVER_PROTOCOL": f"HTTP/{scope['http_version']}",
-        "REMOTE_ADDR": address,
-        "wsgi.version": (1, 0),
-        "wsgi.url_scheme": scope.get("scheme", "http"),
-        "wsgi.input": io.BytesIO(body),
-        "wsgi.errors": sys.stderr,
-        "wsgi.multithread": True,
-        "wsgi.multiprocess": False,
-        "wsgi.run_once": False,
-        "CONTENT_LENGTH": str(len(body)),
-        BODY: body,
-        ADDRESS: address,
-    }
-    for name, value in scope["headers"]:
-        key = name.decode("latin-1").upper().replace("-", "_")
-        if key == "CONTENT_LENGTH":
-            continue
-        key = key if key == "CONTENT_TYPE" else f"HTTP_{key}"
-        text = value.decode("latin-1")
-        environ[key] = f"{environ[key]},{text}" if key in environ else text
-    return environ
+    """As the node's, for one process, and with the address that a trusted proxy tells."""
+    own = {"REMOTE_ADDR": address, "wsgi.multiprocess": False, ADDRESS: address}
+    return {**make_environ(scope, body), **own}

@@ -7,13 +7,14 @@ import re
 import pytest
 from flask import Blueprint, Flask
 
+from gridnode.protocol.wsgi import BODY
 from gridnode_operator.master.api.openapi import OPERATIONS, openapi_document
 from gridnode_operator.master.app import make_app
 from gridnode_operator.master.keys.access import RULES
 from gridnode_operator.master.master import Master
 from gridnode_operator.master.nodes.provider import NoProvider
 from gridnode_operator.master.services import Services
-from gridnode_operator.master.serving.bridge import ADDRESS, BODY
+from gridnode_operator.master.serving.bridge import ADDRESS
 from gridnode_operator.master.settings import MasterSettings
 
 
