@@ -166,6 +166,7 @@ class Harness:
             runs[-1].result.error("checkpoint", f"{target.name}: checkpoint {found + 1} has other values")
 
     def _drive(self, path: Path, node: Node) -> Measured:
+        self.postgres.checkpoint()
         self._wait_for_quiet()
         command = [sys.executable, "-m", "bench.load", str(path)]
         measured = Measured(Result())
