@@ -36,6 +36,8 @@ from tests.support.shared_database import VERSIONS, SharedDatabase, SharedServer
 _CRDS = Path(__file__).parents[1] / "crds"
 _CHANGES_PER_SECOND = 10
 _USER_AGENT = "gridnode-operator"
+# Room in the connection budget for all GridNodes; nothing is connected, and each allowed one costs memory for locks.
+_DATABASE = {"max_connections": "40000", "max_locks_per_transaction": "10", "log_statement": "none"}
 _PATIENCE = 1800.0  # seconds
 
 
@@ -199,7 +201,7 @@ def main() -> int:
     table = Table("", "measured", "goal", title=f"The operator with {arguments.gridnodes} GridNodes")
     crds: list[dict[str, Any]] = [yaml.safe_load(path.read_text()) for path in sorted(_CRDS.glob("*.yaml"))]
     with tempfile.TemporaryDirectory() as folder:
-        server = SharedServer(Path(folder) / "postgres", VERSIONS[0])
+        server = SharedServer(Path(folder) / "postgres", VERSIONS[0], _DATABASE)
         server.start()
         try:
             (Path(folder) / "control-plane").mkdir()

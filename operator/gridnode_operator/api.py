@@ -350,7 +350,9 @@ class GridNodeSpec(Struct, rename="camel", frozen=True):
     replicas: Annotated[Pods, Meta(description="Pods. Leave it out with autoscaling.")] = 1
     autoscaling: Annotated[Autoscaling | None, Meta(description="Scale on CPU use. Excludes replicas.")] = None
     resources: Annotated[Resources, Meta(description="CPU and memory of each pod.")] = field(default_factory=Resources)
-    processes_per_pod: Annotated[int, Meta(ge=1, le=64, description="Worker processes in each pod.")] = 2
+    processes_per_pod: Annotated[
+        int, Meta(ge=1, le=64, description="Worker processes in each pod; each uses one core at most.")
+    ] = 1
     drain_timeout_seconds: Annotated[
         int,
         Meta(
@@ -599,10 +601,10 @@ def _bad_networks(networks: list[str]) -> Iterator[tuple[str, str]]:
 
 def _line_breaks(struct: Struct, path: str) -> Iterator[tuple[str, str]]:
     """Texts that end with a line break: '$' in a pattern lets one through in Python, but not at the API server."""
-    for each in msgspec.structs.fields(struct):
-        value = getattr(struct, each.name)
+    for name, encoded_name in zip(struct.__struct_fields__, struct.__struct_encode_fields__, strict=True):
+        value = getattr(struct, name)
         for entry in value if isinstance(value, list) else [value]:
             if isinstance(entry, Struct):
-                yield from _line_breaks(entry, f"{path}.{each.encode_name}")
+                yield from _line_breaks(entry, f"{path}.{encoded_name}")
             elif isinstance(entry, str) and entry.endswith("\n"):
-                yield f"{path}.{each.encode_name}", "must not end with a line break"
+                yield f"{path}.{encoded_name}", "must not end with a line break"

@@ -71,11 +71,13 @@ class Outcome:
         state: One word for metrics, such as ``Ready``, ``Progressing`` or ``Gone``.
         after: Seconds after which to look again; None for never.
         problem: Reason of what failed; the next try should be later each time. None if nothing did.
+        settled: Whether nothing is left to do: everything is as declared.
     """
 
     state: str
     after: float | None
     problem: str | None = None
+    settled: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -299,7 +301,9 @@ class Convergence:
         after = self._environment.resync_interval if is_settled else RETIRE_INTERVAL
         if self._rotates_next:
             after = _AT_ONCE
-        return Outcome(state="Paused" if self._gridnode.spec.paused else state, after=after)
+        if self._gridnode.spec.paused:
+            return Outcome(state="Paused", after=after)
+        return Outcome(state=state, after=after, settled=is_ready and is_settled)
 
 
 def _termination_message(pod: Mapping[str, Any]) -> str:

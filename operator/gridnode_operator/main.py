@@ -17,6 +17,7 @@ import kubernetes.config
 from gridnode import __version__
 from gridnode.db.revision import REVISION
 from gridnode.logs import configure_logging
+from gridnode.malloc import MallocSettings
 from gridnode_operator.api import API_VERSION, KIND
 from gridnode_operator.convergence import Environment
 from gridnode_operator.handlers import make_registry, make_settings
@@ -35,11 +36,15 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between two comparisons of what was told with what is.
 _COMPARE_INTERVAL: Final = 60.0
+#: Seconds to wait for more changes of children: a rollout changes a Deployment's status several times a second.
+_CHILDREN_GATHER: Final = 0.5
 #: Seconds after which a reconcile that has not ended never will: each of its calls has a shorter timeout.
 _LONGEST_RECONCILE: Final = 900.0
 #: Seconds that reconciles get to end, and the Lease to be released, when the operator ends: a pod gets 30 in all.
 _LAST_RECONCILES: Final = 15.0
 _LAST_WORD: Final = 3.0
+#: Lists of children are large and short-lived; an arena for each worker would keep the most it ever held.
+_MALLOC: Final = MallocSettings(trim_threshold=1 << 20, arenas=1)
 
 
 class Operator:
@@ -72,7 +77,9 @@ class Operator:
                 resync_interval=settings.resync_interval,
             ),
         )
-        self.queue = WorkQueue(reconciler.reconcile, workers=settings.workers, metrics=self.metrics)
+        self.queue = WorkQueue(
+            reconciler.reconcile, glance=reconciler.glance, workers=settings.workers, metrics=self.metrics
+        )
         self._watchfulness = Watchfulness(self.queue.request, self.metrics)
         self._leadership = Leadership(cluster, settings.namespace, f"{socket.gethostname()}_{os.getpid()}")
         self._works = False
@@ -88,7 +95,7 @@ class Operator:
             tuple(sorted((metadata.get("annotations") or {}).items())),
         )
         if self._watchfulness.tell(key, metadata["uid"], int(metadata["generation"]), rest):
-            self.queue.request(key)
+            self.queue.request(key, urgent=True)
 
     def gridnode_gone(self, key: Key) -> None:
         """A GridNode is gone; one more look, to forget what was known of it."""
@@ -97,7 +104,7 @@ class Operator:
 
     def child_changed(self, key: Key) -> None:
         """Something that belongs to a GridNode has changed."""
-        self.queue.request(key)
+        self.queue.request(key, _CHILDREN_GATHER)
 
     def why_not_alive(self) -> str | None:
         """What only a restart would mend."""
@@ -193,6 +200,7 @@ def main() -> None:
         sys.exit(str(error))
     except kubernetes.config.ConfigException as error:
         sys.exit(f"There is no way to the API server: {error} Outside of a cluster, set KUBECONFIG.")
+    _MALLOC.apply()
     asyncio.run(_serve(settings, cluster))
 
 

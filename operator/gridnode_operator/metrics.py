@@ -30,6 +30,9 @@ class OperatorMetrics:
             "gridnode_operator_errors", "Reconciles that met a problem, by its reason.", ["reason"],
             registry=self.registry,
         )  # fmt: skip
+        self.glances = Counter(
+            "gridnode_operator_glances", "Short looks at GridNodes that were as declared.", registry=self.registry
+        )
         self._gridnodes = Gauge("gridnode_operator_gridnodes", "GridNodes by state.", ["state"], registry=self.registry)
         self.queue_waiting = Gauge(
             "gridnode_operator_queue_waiting", "GridNodes that wait for a worker.", registry=self.registry

@@ -48,6 +48,11 @@ class NodeClient:
         self._lock = threading.Lock()
         self._next: dict[str, float] = {}
 
+    def is_due(self, gridnode: GridNode) -> bool:
+        """Whether the node would be asked now."""
+        with self._lock:
+            return self._clock() >= self._next.get(gridnode.key, 0.0)
+
     def models(self, gridnode: GridNode, token: str) -> ModelsStatus | None:
         """A summary of the node's models; None if it was asked a moment ago, or does not answer as it should."""
         now = self._clock()

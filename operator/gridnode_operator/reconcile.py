@@ -17,6 +17,7 @@ from gridnode_operator.convergence import Convergence, Environment, Outcome, Too
 from gridnode_operator.deletion import Deletion
 from gridnode_operator.desired import CHILD_KINDS
 from gridnode_operator.desired.context import HTTP_ROUTE_API, POD_MONITOR_API
+from gridnode_operator.glance import Glance
 from gridnode_operator.kube import Cluster, Object
 from gridnode_operator.node_client import NodeClient
 from gridnode_operator.status import Observed, compute_invalid_status, compute_status
@@ -59,7 +60,25 @@ class Reconciler:
             cluster=cluster, tenants=tenants, nodes=nodes, environment=environment, checkpoint=checkpoint
         )
         self._deletion = Deletion(cluster, tenants, checkpoint, patience=environment.release_patience)
+        self._glance = Glance(cluster, tenants, nodes, interval=environment.resync_interval)
         self._apis: tuple[float, frozenset[str]] = (0.0, frozenset())
+
+    def glance(self, namespace: str, name: str) -> Outcome | None:
+        """Look whether one GridNode, of which nothing was told since it was as declared, is so still.
+
+        Returns:
+            None if it needs a whole reconcile.
+
+        Raises:
+            ApiError: the API server failed.
+        """
+        resource = self._cluster.read(API_VERSION, KIND, namespace, name)
+        seen = None if resource is None else self._glance.look(resource)
+        if resource is None or seen is None:
+            return None
+        status, outcome = seen
+        self._write_status(resource, status)
+        return outcome
 
     def reconcile(self, namespace: str, name: str) -> Outcome:
         """Bring one GridNode as far as it gets now.

@@ -35,6 +35,9 @@ Object = Mapping[str, Any]
 _LONGEST_MESSAGE: Final = 4000
 _LONGEST_REASON: Final = 128
 
+#: Why a GridNode that is as declared is Degraded nevertheless: the server may run out of connections.
+BUDGET_REASON: Final = "ConnectionBudget"
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -129,13 +132,23 @@ def compute_status(gridnode: GridNode, observed: Observed, now: datetime) -> dic
         schema_revision=_revision(gridnode, observed),
         database=_database(gridnode, observed),
         models=models,
-        display=Display(
-            replicas=f"{rollout.ready}/{rollout.wanted}",
-            progress=None if models is None or models.percent is None else f"{models.percent}%",
-        ),
+        display=Display(replicas=f"{rollout.ready}/{rollout.wanted}", progress=_progress(models)),
     )
     written: dict[str, Any] = _without_none(msgspec.to_builtins(status))
     return written
+
+
+def with_models(status: Mapping[str, Any], models: ModelsStatus | None) -> dict[str, Any]:
+    """A status that is still true, with how far the models are now; None if nobody knows better than it."""
+    if models is None:
+        return dict(status)
+    display = {**(status.get("display") or {}), "progress": _progress(models)}
+    changed: dict[str, Any] = _without_none({"models": msgspec.to_builtins(models), "display": display})
+    return {**status, **changed}
+
+
+def _progress(models: ModelsStatus | None) -> str | None:
+    return None if models is None or models.percent is None else f"{models.percent}%"
 
 
 def compute_invalid_status(resource: Mapping[str, Any], error: InvalidSpec, now: datetime) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from gridnode_operator.database import (
 )
 from gridnode_operator.desired.environment import DATABASE_URL_KEY
 from gridnode_operator.desired.names import DatabaseNames, database_names
-from gridnode_operator.status import DatabaseObservation, Problem
+from gridnode_operator.status import BUDGET_REASON, DatabaseObservation, Problem
 
 Object = Mapping[str, Any]
 ReadSecret = Callable[[str], Object | None]
@@ -168,6 +168,14 @@ class Tenants:
         with self._lock:
             self._demands[gridnode.key] = (server, _demand(gridnode))
 
+    def answers(self, gridnode: GridNode) -> bool:
+        """Whether the GridNode's database server lets the administrator in, asked once for all GridNodes on it."""
+        try:
+            self._budget(self._admin(gridnode))
+        except DatabaseError:
+            return False
+        return True
+
     def budget_warning(self, gridnode: GridNode) -> Problem | None:
         """Whether the GridNodes on this one's server may need more connections than it has."""
         try:
@@ -180,7 +188,7 @@ class Tenants:
         if demand <= budget.usable:
             return None
         return Problem(
-            "ConnectionBudget",
+            BUDGET_REASON,
             f"All GridNodes on this database server may need {demand} connections, and it has {budget.usable}. "
             "Lower replicas, processesPerPod or database.poolSize, or raise max_connections.",
         )

@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,11 +41,12 @@ class SharedServer:
     Args:
         directory: empty or missing.
         version: one of ``VERSIONS``.
+        options: More of PostgreSQL's settings.
     """
 
-    def __init__(self, directory: Path, version: int) -> None:
+    def __init__(self, directory: Path, version: int, options: Mapping[str, str] | None = None) -> None:
         self.version = version
-        self.server = EmbeddedPostgres(directory, options=_OPTIONS)
+        self.server = EmbeddedPostgres(directory, options=_OPTIONS | dict(options or {}))
         self._numbers = itertools.count(1)
 
     def start(self) -> None:

@@ -249,7 +249,7 @@ _WORKLOAD = [
         values=(3, 4),
         see=_variable("GRIDNODE_WORKER_PROCESSES"),
         shown=_text,
-        default="2",
+        default="1",
     ),
     Field(
         path="drainTimeoutSeconds",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import signal
 import socket
@@ -14,19 +13,21 @@ from typing import Any
 import uvicorn
 
 from gridnode.app import Node
+from gridnode.malloc import MallocSettings
 from gridnode.security.limits import AddressLimiter, AddressLimits
 from gridnode.serving.connections import MessageMemory, guarded_http, guarded_websocket
 from gridnode.serving.supervisor import BACKLOG, GAVE_UP
 from gridnode.settings import Settings
 
 _KEEP_ALIVE_SECONDS = 65
-# Parameters of glibc's mallopt, from malloc.h, with bytes, bytes and a number.
-_MALLOC_SETTINGS = {"M_TRIM_THRESHOLD": (-1, 64 << 20), "M_MMAP_THRESHOLD": (-3, 32 << 20), "M_ARENA_MAX": (-8, 2)}
+# Left alone, glibc gives back each buffer of some megabytes, and the kernel hands it out again with every page zeroed: a
+# tenth of a report's work. Two arenas, since each may keep as much and the threads take turns anyway.
+_MALLOC = MallocSettings(trim_threshold=64 << 20, mmap_threshold=32 << 20, arenas=2)
 
 
 def run_worker(settings: Settings, database_url: str, device: socket.socket, management: socket.socket) -> int:
     """Serve both listeners until SIGTERM, then finish what is running; returns the exit code."""
-    _keep_freed_memory()
+    _MALLOC.apply()
     node = Node(settings, database_url)
     code = 0
 
@@ -41,18 +42,6 @@ def run_worker(settings: Settings, database_url: str, device: socket.socket, man
     finally:
         node.stop()
     return code
-
-
-def _keep_freed_memory() -> None:
-    """Have freed memory used again for the next body instead of given back to the kernel.
-
-    Left alone, glibc gives back each buffer of some megabytes, and the kernel hands it out again with every page
-    zeroed: a tenth of a report's work. Two arenas, since each may keep as much and the threads take turns anyway.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        for parameter, value in _MALLOC_SETTINGS.values():
-            mallopt(parameter, value)
 
 
 async def _serve(

@@ -93,6 +93,13 @@ def optional_secret_references(gridnode: GridNode) -> frozenset[SecretKey]:
     return frozenset(key for key, is_optional in _passed_references(gridnode).items() if is_optional)
 
 
+def has_foreign_secrets(gridnode: GridNode) -> bool:
+    """Whether the pods read Secrets that the operator did not make."""
+    spec = gridnode.spec
+    named = (spec.management_token_secret_ref, spec.master.key_secret_ref)
+    return any(each is not None for each in named) or bool(_passed_references(gridnode))
+
+
 def _passed_references(gridnode: GridNode) -> dict[SecretKey, bool]:
     """The spec's own, and whether each may be missing."""
     found: dict[SecretKey, bool] = {}

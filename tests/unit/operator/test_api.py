@@ -15,7 +15,7 @@ from tests.support.gridnode_manifests import ALTERNATIVES, EVERYTHING, UID, grid
 def test_an_empty_spec_is_a_node_of_one_pod() -> None:
     spec = parse_spec({})
     assert spec == GridNodeSpec()
-    assert (spec.replicas, spec.processes_per_pod, spec.database.reclaim_policy) == (1, 2, "Retain")
+    assert (spec.replicas, spec.processes_per_pod, spec.database.reclaim_policy) == (1, 1, "Retain")
 
 
 def test_fields_that_are_null_or_unknown_count_as_absent() -> None:

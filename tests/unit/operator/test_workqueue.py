@@ -19,6 +19,7 @@ from gridnode_operator.workqueue import Key, WorkQueue
 
 DEMO, OTHER = Key("apps", "demo"), Key("apps", "other")
 READY = Outcome(state="Ready", after=60.0)
+SETTLED = Outcome(state="Ready", after=0.01, settled=True)
 GONE = Outcome(state="Gone", after=None)
 
 
@@ -221,6 +222,94 @@ def test_failure_is_tried_again_later_each_time_and_keeps_nobody_else(
     run(test)
 
 
+class Looks:
+    """Whole reconciles and glances, in the order in which they came."""
+
+    def __init__(self, glance: Callable[[], Outcome | None] = lambda: SETTLED, after: float = 0.01) -> None:
+        self.order: list[str] = []
+        self.whole = Outcome(state="Ready", after=after, settled=True)
+        self._glance = glance
+
+    def work(self, namespace: str, name: str) -> Outcome:
+        self.order.append("whole")
+        return self.whole
+
+    def glance(self, namespace: str, name: str) -> Outcome | None:
+        self.order.append("glance")
+        return self._glance()
+
+    @asynccontextmanager
+    async def running(self, metrics: OperatorMetrics | None = None) -> AsyncIterator[WorkQueue]:
+        queue = WorkQueue(self.work, glance=self.glance, workers=1, metrics=metrics or OperatorMetrics())
+        queue.start()
+        queue.request(DEMO, after=0)
+        try:
+            yield queue
+        finally:
+            await queue.stop()
+
+
+def test_time_asks_for_glances_and_now_and_then_for_a_whole_look() -> None:
+    async def test() -> None:
+        looks, metrics = Looks(), OperatorMetrics()
+        async with looks.running(metrics):
+            await until(lambda: len(looks.order) >= 22)
+        assert looks.order[:22] == (["whole"] + 9 * ["glance"]) * 2 + ["whole", "glance"]
+        value = metrics.registry.get_sample_value
+        assert value("gridnode_operator_glances_total") == looks.order.count("glance")
+        assert value("gridnode_operator_reconciles_total", {"result": "ok"}) == looks.order.count("whole")
+
+    run(test)
+
+
+def test_who_asks_gets_a_whole_look() -> None:
+    async def test() -> None:
+        looks = Looks(after=60.0)
+        async with looks.running() as queue:
+            for _ in range(3):
+                looks.order.clear()
+                await until(lambda: looks.order == ["whole"] and queue.running == 0)
+                queue.request(DEMO, after=0)
+
+    run(test)
+
+
+def test_what_is_not_settled_is_looked_at_as_a_whole_again() -> None:
+    async def test() -> None:
+        looks = Looks()
+        looks.whole = Outcome(state="Progressing", after=0.01)
+        async with looks.running():
+            await until(lambda: len(looks.order) == 5)
+        assert "glance" not in looks.order
+
+    run(test)
+
+
+def test_glance_that_does_not_do_is_followed_by_a_whole_look_at_once() -> None:
+    async def test() -> None:
+        looks = Looks(glance=lambda: None)
+        async with looks.running():
+            await until(lambda: len(looks.order) >= 5)
+        assert looks.order[:5] == ["whole", "glance", "whole", "glance", "whole"]
+
+    run(test)
+
+
+def test_glance_that_fails_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workqueue, "_FIRST_RETRY", 0.02)
+
+    def fail() -> Outcome | None:
+        raise ApiError(500, "InternalError", "no")
+
+    async def test() -> None:
+        looks = Looks(glance=fail)
+        async with looks.running():
+            await until(lambda: len(looks.order) >= 4)
+        assert looks.order[:4] == ["whole", "glance", "whole", "glance"]
+
+    run(test)
+
+
 def test_retries_begin_anew_after_a_success(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workqueue, "_FIRST_RETRY", 0.1)
     monkeypatch.setattr(workqueue, "_LONGEST_RETRY", 30.0)
@@ -247,6 +336,27 @@ def test_long_series_of_failures_overflows_nothing(monkeypatch: pytest.MonkeyPat
         async with running(work) as queue:
             queue.request(DEMO, after=0)
             await until(lambda: len(work.begun) > 1100, seconds=20)
+
+    run(test)
+
+
+def test_what_is_urgent_comes_first() -> None:
+    async def test() -> None:
+        work = Work()
+        queue = WorkQueue(work, workers=1, metrics=OperatorMetrics())
+        keys = [Key("apps", f"node-{number}") for number in range(5)]
+        for key in keys:
+            queue.request(key, after=0)
+        await until(lambda: queue.waiting == 5)
+        queue.request(DEMO, after=0, urgent=True)
+        # One that waits already, and is not done twice for that.
+        queue.request(keys[3], after=0, urgent=True)
+        await asyncio.sleep(0.05)
+        queue.start()
+        await until(lambda: len(work.begun) == 6)
+        await asyncio.sleep(0.1)
+        assert work.begun == [keys[3], DEMO, keys[0], keys[1], keys[2], keys[4]]
+        await queue.stop()
 
     run(test)
 
