@@ -13,8 +13,9 @@ import msgspec
 import yaml
 from msgspec import inspect
 
-from gridnode_operator import api
 from gridnode_operator.api import GROUP, KIND, MANAGED_VARIABLES, PLURAL, SCRATCH_VOLUME, SHORT_NAME, SINGULAR, VERSION
+from gridnode_operator.api.spec import Autoscaling, Database, DisruptionBudget, Exposure, GridNodeSpec, PodTemplate
+from gridnode_operator.api.status import GridNodeStatus
 
 Schema = dict[str, Any]
 
@@ -32,17 +33,17 @@ def _rule(rule: str, message: str, **more: str) -> dict[str, str]:
 
 #: CEL rules by the struct whose objects they are checked on. :func:`.api.parse_spec` checks the same in Python.
 RULES: Final[dict[type[msgspec.Struct], list[dict[str, str]]]] = {
-    api.GridNodeSpec: [
+    GridNodeSpec: [
         _rule(
             "!has(self.autoscaling) || self.replicas == 1",
             "autoscaling decides how many pods there are: leave replicas out",
             fieldPath=".replicas",
         )
     ],
-    api.Autoscaling: [
+    Autoscaling: [
         _rule("self.minReplicas <= self.maxReplicas", "must not be greater than maxReplicas", fieldPath=".minReplicas")
     ],
-    api.Database: [
+    Database: [
         _rule(
             "has(self.schema) == has(oldSelf.schema) && (!has(self.schema) || self.schema == oldSelf.schema)",
             "can't be changed: delete the GridNode with reclaimPolicy Retain, and name the schema in a new one",
@@ -54,14 +55,14 @@ RULES: Final[dict[type[msgspec.Struct], list[dict[str, str]]]] = {
             fieldPath=".schema",
         ),
     ],
-    api.Exposure: [_rule("!(has(self.ingress) && has(self.httpRoute))", "ingress and httpRoute exclude each other")],
-    api.DisruptionBudget: [
+    Exposure: [_rule("!(has(self.ingress) && has(self.httpRoute))", "ingress and httpRoute exclude each other")],
+    DisruptionBudget: [
         _rule(
             "has(self.minAvailable) != has(self.maxUnavailable)",
             "needs exactly one of minAvailable and maxUnavailable",
         )
     ],
-    api.PodTemplate: [
+    PodTemplate: [
         _rule(
             f"!has(self.env) || self.env.all(variable, !(variable.name in [{_QUOTED_VARIABLES}]))",
             "one of the variables is set by the operator: use the spec's field for it",
@@ -127,14 +128,14 @@ class _Dumper(yaml.SafeDumper):
 
 def _root_schema() -> Schema:
     return {
-        "description": _docstring(api.GridNodeSpec),
+        "description": _docstring(GridNodeSpec),
         "type": "object",
         "properties": {
             "apiVersion": {"type": "string", "description": f"{GROUP}/{VERSION}."},
             "kind": {"type": "string", "description": f"{KIND}."},
             "metadata": {"type": "object"},  # the API server allows no description here
-            "spec": {**_schema_of(api.GridNodeSpec), "description": "What is wanted.", "default": {}},
-            "status": {**_schema_of(api.GridNodeStatus), "description": "What the operator has observed."},
+            "spec": {**_schema_of(GridNodeSpec), "description": "What is wanted.", "default": {}},
+            "status": {**_schema_of(GridNodeStatus), "description": "What the operator has observed."},
         },
     }
 
