@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import yaml
 
 from helm.dashboards import dashboards
 from tests.support.chart import CHART
+from tests.support.prometheus_programs import prometheus_program
 
 pytestmark = [pytest.mark.cluster]
 
@@ -131,9 +131,9 @@ def promtool(*arguments: str) -> str:
     Raises:
         AssertionError: it failed; holds what it said.
     """
-    command = shutil.which("promtool")
-    assert command is not None, "These tests need promtool: install Prometheus (Debian: apt-get install prometheus)."
-    done = subprocess.run([command, *arguments], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [prometheus_program("promtool"), *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

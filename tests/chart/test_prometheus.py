@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 import urllib.parse
@@ -19,6 +18,7 @@ from helm.dashboards import dashboards
 from tests.support.chart import CHART
 from tests.support.node import TOKEN, NodeProcess, free_port
 from tests.support.operator_process import wait_for
+from tests.support.prometheus_programs import prometheus_program
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 
@@ -48,9 +48,8 @@ class Prometheus:
                 "scrape_configs": [scrape],
             })
         )  # fmt: skip
-        command = shutil.which("prometheus")
-        assert command is not None, "This test needs prometheus (Debian: apt-get install prometheus)."
         self._log = (directory / "prometheus.log").open("wb")
+        command = prometheus_program("prometheus")
         self._process = subprocess.Popen(
             [
                 command, f"--config.file={config}", f"--storage.tsdb.path={directory / 'prometheus'}",

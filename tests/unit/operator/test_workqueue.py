@@ -116,8 +116,7 @@ def test_as_many_at_once_as_there_are_workers() -> None:
         async with running(work, workers=3) as queue:
             for number in range(10):
                 queue.request(Key("apps", f"demo-{number}"))
-            await until(lambda: queue.waiting == 7)
-            assert queue.running == 3
+            await until(lambda: queue.waiting == 7 and queue.running == 3)
             work.may_end.set()
             await until(lambda: len(work.begun) == 10)
             assert work.most_together == 3
