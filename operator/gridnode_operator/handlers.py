@@ -30,8 +30,8 @@ class Listener(Protocol):
     def gridnode_gone(self, key: Key) -> None:
         """A GridNode is gone."""
 
-    def child_changed(self, key: Key) -> None:
-        """Something that belongs to a GridNode has changed, or is gone."""
+    def child_changed(self, key: Key, uid: str, version: str) -> None:
+        """Something that belongs to a GridNode has changed, or is gone: its uid and the version of the change."""
 
 
 def make_registry(listener: Listener) -> kopf.OperatorRegistry:
@@ -49,7 +49,8 @@ def make_registry(listener: Listener) -> kopf.OperatorRegistry:
     async def child(*, namespace: str | None, meta: kopf.Meta, **_: Any) -> None:
         for owner in meta.get("ownerReferences") or []:
             if owner.get("controller") and owner.get("kind") == KIND and owner["apiVersion"].startswith(f"{GROUP}/"):
-                listener.child_changed(Key(str(namespace), owner["name"]))
+                key = Key(str(namespace), owner["name"])
+                listener.child_changed(key, str(meta["uid"]), str(meta["resourceVersion"]))
 
     for api_version, kind in CHILD_KINDS:
         kopf.on.event(*_selector(api_version, kind), registry=registry, labels={MANAGED_BY_LABEL: MANAGER})(child)

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between two comparisons of what was told with what is.
 _COMPARE_INTERVAL: Final = 60.0
-#: Seconds to wait for more changes of children: a rollout changes a Deployment's status several times a second.
+#: Seconds to wait before changes of children are looked at: a rollout makes several in a second.
 _CHILDREN_GATHER: Final = 0.5
 #: Seconds after which a reconcile that has not ended never will: each of its calls has a shorter timeout.
 _LONGEST_RECONCILE: Final = 900.0
@@ -64,7 +64,7 @@ class Operator:
             installation=settings.installation,
             read_secret=lambda name: cluster.read("v1", "Secret", settings.namespace, name),
         )
-        reconciler = Reconciler(
+        self._reconciler = Reconciler(
             cluster=cluster,
             tenants=tenants,
             nodes=NodeClient(interval=settings.resync_interval),
@@ -78,7 +78,7 @@ class Operator:
             ),
         )
         self.queue = WorkQueue(
-            reconciler.reconcile, glance=reconciler.glance, workers=settings.workers, metrics=self.metrics
+            self._reconciler.reconcile, glance=self._reconciler.glance, workers=settings.workers, metrics=self.metrics
         )
         self._watchfulness = Watchfulness(self.queue.request, self.metrics)
         self._leadership = Leadership(cluster, settings.namespace, f"{socket.gethostname()}_{os.getpid()}")
@@ -102,9 +102,17 @@ class Operator:
         self._watchfulness.tell_gone(key)
         self.queue.request(key)
 
-    def child_changed(self, key: Key) -> None:
-        """Something that belongs to a GridNode has changed."""
-        self.queue.request(key, _CHILDREN_GATHER)
+    def child_changed(self, key: Key, uid: str, version: str) -> None:
+        """Something that belongs to a GridNode has changed.
+
+        Most changes are those that a reconcile has just made, and the watch tells of them before it has ended.
+        """
+
+        def look() -> None:
+            if not self._reconciler.has_seen(*key, uid, version):
+                self.queue.request(key)
+
+        asyncio.get_running_loop().call_later(_CHILDREN_GATHER, look)
 
     def why_not_alive(self) -> str | None:
         """What only a restart would mend."""

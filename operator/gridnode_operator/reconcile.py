@@ -62,6 +62,7 @@ class Reconciler:
         self._deletion = Deletion(cluster, tenants, checkpoint, patience=environment.release_patience)
         self._glance = Glance(cluster, tenants, nodes, interval=environment.resync_interval)
         self._apis: tuple[float, frozenset[str]] = (0.0, frozenset())
+        self._seen: dict[str, dict[str, str]] = {}
 
     def glance(self, namespace: str, name: str) -> Outcome | None:
         """Look whether one GridNode, of which nothing was told since it was as declared, is so still.
@@ -110,7 +111,12 @@ class Reconciler:
         children = Children(self._cluster, gridnode, kinds, self._checkpoint)
         status, outcome = Convergence(self._tools, resource, gridnode, children, apis).run()
         self._write_status(resource, status)
+        self._seen[gridnode.key] = children.versions()
         return outcome
+
+    def has_seen(self, namespace: str, name: str, uid: str, version: str) -> bool:
+        """Whether the last reconcile of a GridNode knew of a child in this very version, most often its own write."""
+        return self._seen.get(f"{namespace}/{name}", {}).get(uid) == version
 
     def _delete(self, resource: Object) -> Outcome:
         if FINALIZER not in (resource["metadata"].get("finalizers") or []):
@@ -130,6 +136,7 @@ class Reconciler:
     def _forget(self, key: str) -> None:
         self._tenants.forget(key)
         self._nodes.forget(key)
+        self._seen.pop(key, None)
 
     def _available_apis(self) -> frozenset[str]:
         expires, apis = self._apis
