@@ -10,12 +10,12 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -104,19 +104,18 @@ class Bench:
 
     def _change(self, progress: Console, seconds: int = 20) -> Iterator[Figure]:
         progress.print("changing …", style="dim")
-        watch = _DeploymentWatch(self.control_plane, self.gridnodes)
-        with watch.running():
-            sent: dict[tuple[str, str], float] = {}
-            began = time.monotonic()
-            # Each GridNode once: of two changes of the same one, the first may never be seen.
-            for number in range(min(seconds * _CHANGES_PER_SECOND, self.count)):
-                time.sleep(max(0.0, began + number / _CHANGES_PER_SECOND - time.monotonic()))
-                name, limit = self.names[number], str(1000 + number)
-                sent[name, limit] = time.monotonic()
-                self.gridnodes.patch(name, {"spec": {"limits": {"connections": int(limit)}}})
-            wait_for(lambda: sent.keys() <= watch.seen.keys(), lambda: sent.keys() - watch.seen.keys(), 60)
-        latencies = sorted(watch.seen[change] - moment for change, moment in sent.items())
+        position, began = self.control_plane.audit_position(), time.monotonic()
+        # Each GridNode once: of two changes of the same one, the first may never reach its Deployment.
+        changed = self.names[: seconds * _CHANGES_PER_SECOND]
+        for number, name in enumerate(changed):
+            time.sleep(max(0.0, began + number / _CHANGES_PER_SECOND - time.monotonic()))
+            self.gridnodes.patch(name, {"spec": {"limits": {"connections": 1000 + number}}})
+        self._wait(lambda: len(self._latencies(position)) == len(changed), progress, "changed")
+        latencies = sorted(self._latencies(position).values())
         middle, last = latencies[len(latencies) // 2], latencies[int(len(latencies) * 0.99)]
+        # What is left undone would be written by the next operator.
+        self._wait(lambda: self._states().get("Ready") == self.count, progress, "ready after the changes")
+        time.sleep(5)
         yield Figure(f"spec → Deployment at {_CHANGES_PER_SECOND} changes/s, p50", f"{1000 * middle:.0f} ms")
         yield Figure("p99", f"{1000 * last:.0f} ms", "≤ 1 s")
 
@@ -129,6 +128,22 @@ class Bench:
             writes = self.control_plane.count_writes(user_agent=_USER_AGENT, since=position)
             yield Figure("writes of a restart", str(writes), "0")
             yield Figure("memory after the restart", f"{_mib(self.operator.memory())} MiB", "≤ 120 MiB")
+
+    def _latencies(self, position: int) -> dict[str, float]:
+        """By GridNode, seconds from its change to that of its Deployment, by the API server's clock."""
+        changed: dict[str, datetime] = {}
+        followed: dict[str, float] = {}
+        for event in self.control_plane.audit_events(position):
+            name, moment = event.object.name, event.stage_timestamp
+            if not event.is_write() or event.object.subresource:
+                continue
+            if event.object.resource == "gridnodes" and not event.user_agent.startswith(_USER_AGENT):
+                changed[name] = moment
+            elif (
+                event.object.resource == "deployments" and name in changed and event.user_agent.startswith(_USER_AGENT)
+            ):
+                followed.setdefault(name, (moment - changed[name]).total_seconds())
+        return followed
 
     def _deployments(self) -> int:
         return len(self.gridnodes.all("/apis/apps/v1/deployments"))
@@ -152,36 +167,6 @@ class Bench:
                 )
                 status.update(f"{what}: {self._states()}")
                 time.sleep(interval)
-
-
-class _DeploymentWatch:
-    """When each Deployment got which connection limit."""
-
-    def __init__(self, control_plane: ControlPlane, gridnodes: GridNodes) -> None:
-        self.seen: dict[tuple[str, str], float] = {}
-        self._control_plane = control_plane
-        self._path = gridnodes.path("/apis/apps/v1/deployments")
-        self._stop = threading.Event()
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        thread = threading.Thread(target=self._run)
-        thread.start()
-        time.sleep(2)
-        try:
-            yield
-        finally:
-            self._stop.set()
-            thread.join()
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            for event in self._control_plane.watch(self._path, timeout=1.0):
-                deployment = event["object"]
-                for variable in deployment["spec"]["template"]["spec"]["containers"][0]["env"]:
-                    if variable["name"] == "GRIDNODE_CONNECTION_LIMIT":
-                        change = deployment["metadata"]["name"], variable["value"]
-                        self.seen.setdefault(change, time.monotonic())
 
 
 def _pretend_to_migrate(environment: dict[str, str]) -> None:

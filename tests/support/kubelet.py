@@ -67,14 +67,20 @@ class Kubelet:
         self.holding.clear()
 
     def _loop(self) -> None:
-        """Watches end, with the API server or when nothing happens; the next one tells of all pods again."""
+        """Watches end, with the API server or when nothing happens; the next one goes on where it ended."""
+        version = ""
         while not self._stop.wait(_INTERVAL):
-            for event in self._control_plane.watch("/api/v1/pods", timeout=1.0):
+            path = f"/api/v1/pods?resourceVersion={version}" if version else "/api/v1/pods"
+            for event in self._control_plane.watch(path, timeout=1.0):
                 while self.holding.is_set() and not self._stop.wait(_INTERVAL):
                     pass
                 if self._stop.is_set():
                     return
+                if event.get("type") not in ("ADDED", "MODIFIED", "DELETED"):
+                    version = ""  # that one is too old: all pods again
+                    break
                 pod = event["object"]
+                version = pod["metadata"]["resourceVersion"]
                 if event["type"] in ("ADDED", "MODIFIED") and not pod["metadata"].get("deletionTimestamp"):
                     self._look_after(pod)
 
