@@ -16,6 +16,7 @@ import kubernetes.config
 
 from gridnode import __version__
 from gridnode.db.revision import REVISION
+from gridnode.declared_settings import InvalidSetting, secrets_in
 from gridnode.logs import configure_logging
 from gridnode.malloc import MallocSettings
 from gridnode_operator.api import API_VERSION, KIND
@@ -26,7 +27,7 @@ from gridnode_operator.leadership import INTERVAL, Leadership
 from gridnode_operator.metrics import OperatorMetrics
 from gridnode_operator.node_client import NodeClient
 from gridnode_operator.reconcile import Reconciler
-from gridnode_operator.settings import InvalidSetting, OperatorSettings, load_settings
+from gridnode_operator.settings import OperatorSettings, load_settings, setting_specs
 from gridnode_operator.tenants import Tenants
 from gridnode_operator.vitals import served
 from gridnode_operator.watchfulness import Watchfulness
@@ -131,7 +132,10 @@ class Operator:
         stop = asyncio.Event()
         registry = make_registry(self)
         namespaces = self._settings.watch_namespaces
+        # Nobody hears it, as there is no peering. By itself kopf asks for the user's name, and a number in a container has none.
+        identity: Any = socket.gethostname()
         watching = kopf.operator(
+            identity=identity,
             registry=registry,
             settings=make_settings(clusterwide=not namespaces),
             standalone=True,
@@ -199,7 +203,7 @@ def main() -> None:
         sys.exit("gridnode-operator takes no arguments: its settings are GRIDNODE_OPERATOR_… variables.")
     try:
         settings = load_settings()
-        secrets = [each for each in (settings.database_url, settings.master_key) if each]
+        secrets = secrets_in(settings, setting_specs())
         configure_logging(settings.log_format, settings.log_level, known_secrets=secrets)
         # A line for each event, with all of kopf's settings in it.
         logging.getLogger("kopf.objects").setLevel(logging.WARNING)

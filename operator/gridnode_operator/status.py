@@ -138,6 +138,12 @@ def compute_status(gridnode: GridNode, observed: Observed, now: datetime) -> dic
     return written
 
 
+def is_ready(gridnode: GridNode) -> bool:
+    """Whether the status that was written last says so."""
+    conditions = gridnode.status.get("conditions") or []
+    return any(each.get("type") == "Ready" and each.get("status") == "True" for each in conditions)
+
+
 def with_models(status: Mapping[str, Any], models: ModelsStatus | None) -> dict[str, Any]:
     """A status that is still true, with how far the models are now; None if nobody knows better than it."""
     if models is None:

@@ -31,13 +31,14 @@ from gridnode_operator.database import (
 )
 from gridnode_operator.desired.environment import DATABASE_URL_KEY
 from gridnode_operator.desired.names import DatabaseNames, database_names
-from gridnode_operator.status import BUDGET_REASON, DatabaseObservation, Problem
+from gridnode_operator.status import BUDGET_REASON, DatabaseObservation, Problem, is_ready
 
 Object = Mapping[str, Any]
 ReadSecret = Callable[[str], Object | None]
 
 #: Seconds that an answer holds.
 _ANSWER_HOLDS: Final = 30.0
+_ANSWER_OF_THE_READY_HOLDS: Final = 600.0
 #: Seconds after which sessions of a replaced login are looked for again.
 RETIRE_INTERVAL: Final = 10.0
 
@@ -100,16 +101,22 @@ class Tenants:
             migrated: Whether the migration has succeeded.
         """
         version = secret["metadata"]["resourceVersion"] if secret is not None else None
-        question = (gridnode.uid, gridnode.generation, gridnode.annotations, version, migrated)
+        spec = gridnode.spec.database
+        question = (gridnode.uid, spec, _demand(gridnode), gridnode.annotations, version, migrated)
         with self._lock:
-            asked, expires, answer = self._answers.get(gridnode.key, (None, 0.0, None))
-        if answer is not None and asked == question and self._clock() < expires:
-            return answer
+            asked, since, answer = self._answers.get(gridnode.key, (None, 0.0, None))
+        if answer is not None and asked == question:
+            age = self._clock() - since
+            # Pods that are in service have sessions: what is wrong with the login or the schema shows there first.
+            if age < _ANSWER_HOLDS or (
+                age < _ANSWER_OF_THE_READY_HOLDS and is_ready(gridnode) and self.answers(gridnode)
+            ):
+                return answer
         answer = self._ask(gridnode, secret)
         with self._lock:
             self._answers.pop(gridnode.key, None)
             if answer.observation.problem is None:
-                self._answers[gridnode.key] = (question, self._clock() + _ANSWER_HOLDS, replace(answer, done=()))
+                self._answers[gridnode.key] = (question, self._clock(), replace(answer, done=()))
         return answer
 
     def retire(self, gridnode: GridNode, url: str) -> bool:

@@ -11,9 +11,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from gridnode.declared_settings import SettingSpec
 from gridnode.errors import InvalidRequest
 from gridnode.processes.schema import ClientConfig, ServerConfig, parse_client_config, parse_server_config
-from gridnode.settings import MIB, Settings, SettingSpec, setting_specs
+from gridnode.settings import MIB, Settings, setting_specs
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "configuration.md").read_text(encoding="utf-8")
 #: Settings whose default depends on the machine, in words.

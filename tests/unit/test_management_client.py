@@ -14,7 +14,8 @@ from werkzeug.formparser import parse_form_data
 
 from gridnode.commands.host import MultipartForm
 from gridnode.commands.management_client import DEFAULT_URL, ManagementClient, ManagementFailed
-from gridnode.settings import InvalidSetting, load_settings
+from gridnode.declared_settings import InvalidSetting
+from gridnode.settings import load_settings
 
 TOKEN = "a token of 16 or more"
 ANSWERS = {

@@ -11,10 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gridnode.declared_settings import InvalidSetting, SettingSpec
 from gridnode.settings import (
-    InvalidSetting,
     Settings,
-    SettingSpec,
     check_database,
     check_listeners,
     describe,
@@ -267,6 +266,14 @@ def test_unknown_variable_is_warned_of_with_close_matches() -> None:
 def test_unknown_variable_without_close_match_is_warned_of() -> None:
     (warning,) = load_settings({"GRIDNODE_ZZZZZZ": "1"}).warnings
     assert "Did you mean" not in warning
+
+
+@pytest.mark.parametrize(
+    "variable", ["GRIDNODE_MASTER_ADMIN_TOKEN_FILE", "GRIDNODE_MASTER_API_KEY", "GRIDNODE_OPERATOR_IMAGE"]
+)
+def test_settings_of_the_other_programs_are_not_warned_of(variable: str) -> None:
+    settings = load_settings({variable: "x", "GRIDNODE_MASTER_URL": "http://127.0.0.1:5001"})
+    assert (settings.warnings, settings.master_url) == ((), "http://127.0.0.1:5001")
 
 
 def test_file_variable_of_a_setting_that_is_no_secret_is_explained() -> None:

@@ -20,8 +20,8 @@ from gridnode.serving.supervisor import BACKLOG, GAVE_UP
 from gridnode.settings import Settings
 
 _KEEP_ALIVE_SECONDS = 65
-# Left alone, glibc gives back each buffer of some megabytes, and the kernel hands it out again with every page zeroed: a
-# tenth of a report's work. Two arenas, since each may keep as much and the threads take turns anyway.
+# Left alone, glibc gives back each buffer of some megabytes, and the kernel hands it out again with every page zeroed:
+# a tenth of a report's work. Two arenas, since each may keep as much and the threads take turns anyway.
 _MALLOC = MallocSettings(trim_threshold=64 << 20, mmap_threshold=32 << 20, arenas=2)
 
 

@@ -15,7 +15,7 @@ PAGE = (Path(__file__).parents[3] / "docs" / "operator.md").read_text(encoding="
 def test_every_setting_is_told_with_its_default_and_text() -> None:
     for each in fields(OperatorSettings):
         default = "" if each.default in (None, "", ()) else f"`{each.metadata['kind'].show(each.default)}`"
-        assert f"| `{each.name.upper()}` | {default} | {each.metadata['text']} |" in PAGE, each.name
+        assert f"| `{each.name.upper()}` | {default} | {each.metadata['description']} |" in PAGE, each.name
 
 
 def test_every_metric_is_told_and_no_other() -> None:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import fsspec  # type: ignore[import-untyped]
 
-from gridnode.settings import InvalidSetting
+from gridnode.declared_settings import InvalidSetting
 from gridnode_operator.master.errors import StorageFailed
 
 _CHUNK: Final = 1 << 18

@@ -18,7 +18,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from gridnode.settings import InvalidSetting
+from gridnode.declared_settings import InvalidSetting
 from gridnode_operator.master.errors import ProviderFailed
 from gridnode_operator.master.nodes.provider import (
     ManagementAccess,

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import yaml
 
-from gridnode.settings import InvalidSetting
+from gridnode.declared_settings import InvalidSetting
 from gridnode_operator.api import API_VERSION, KIND, InvalidSpec, parse_spec
 from gridnode_operator.master.nodes.provider import NodeRequest
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gridnode.settings import InvalidSetting
+from gridnode.declared_settings import InvalidSetting
 from gridnode_operator.api import parse
 from gridnode_operator.master.errors import ProviderFailed
 from gridnode_operator.master.nodes.local import LocalProvider

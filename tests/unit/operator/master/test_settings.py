@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gridnode.settings import InvalidSetting
+from gridnode.declared_settings import InvalidSetting
 from gridnode_operator.master.settings import (
     MasterSettings,
     load_master_settings,

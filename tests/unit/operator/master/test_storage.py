@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gridnode.settings import InvalidSetting
+from gridnode.declared_settings import InvalidSetting
 from gridnode_operator.master.errors import StorageFailed
 from gridnode_operator.master.finished.storage import Storage
 
