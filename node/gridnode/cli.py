@@ -8,6 +8,8 @@ operator are known by name only: the node works without it.
 from __future__ import annotations
 
 import importlib
+import os
+import signal
 import sys
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -121,8 +123,15 @@ def _list_placeholders() -> None:
 _list_placeholders()
 
 
+def _end(number: int, _frame: object) -> None:
+    sys.exit(128 + number)
+
+
 def main() -> None:
     """Run the command line; a :class:`GridNodeError` is one message on standard error and exit code 1."""
+    if os.getpid() == 1:
+        # The kernel keeps from the first process of a container every signal that it has no handler for.
+        signal.signal(signal.SIGTERM, _end)
     try:
         app(prog_name="gridnode")
     except GridNodeError as error:
