@@ -1,10 +1,12 @@
-"""The commands of the pages in docs/ give the output that is shown there."""
+"""The commands of the pages in docs/ give the output that is shown there, and its programs do what they are for."""
 
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -83,3 +85,19 @@ def test_configuration_and_first_steps_of_a_phone_are_as_shown(shell: Shell) -> 
     # The process that the page of configuration hosts; the list of processes is of a node that has been at work.
     (phone,) = [example for example in blocks("cycles.md") if "cycle-request" in example[0]]
     check(shell, [phone])
+
+
+def test_plan_put_together_from_pygrids_parts_is_hosted_for_all_phones(shell: Shell, tmp_path: Path) -> None:
+    """PyGrid's database holds a plan's variants apart, as it served them."""
+    model = ROOT / "tests" / "data" / "models" / "mlp"
+    for part in ("list", "torchscript"):
+        shutil.copy(model / f"training_plan.served.{part}.bin", tmp_path / f"{part}.bin")
+    page = (ROOT / "docs" / "migration.md").read_text(encoding="utf-8")
+    [program] = re.findall(r"<<'END'\n(.*?)^ *END$", page, re.DOTALL | re.MULTILINE)
+    said = shell(
+        f"python3 - <<'END'\n{textwrap.dedent(program)}END\n"
+        "gridnode host --model tests/data/models/mlp/state.bin --plan training_plan=training_plan.bin "
+        """--client-config '{"name": "moved", "version": "1.0", "batch_size": 32, "lr": 0.1, "max_updates": 1}' """
+        """--server-config '{"targets": ["swiftsyft-0.1.3", "swiftsyft-0.5", "kotlinsyft", "syft.js-0.1.4"]}'"""
+    )
+    assert "Hosted moved 1.0" in said
