@@ -107,9 +107,9 @@ class Children:
         """Every live child."""
         return [each for each in self._live.values() if is_owned_by(each, self._gridnode)]
 
-    def versions(self) -> dict[str, str]:
-        """By uid, the version in which each live child was seen or written last."""
-        return {each["metadata"]["uid"]: each["metadata"]["resourceVersion"] for each in self._live.values()}
+    def seen(self) -> list[Object]:
+        """Everything that was seen or written, also what is somebody else's."""
+        return list(self._live.values())
 
     def _find(self, manifest: Manifest) -> Object | None:
         """Also one that has lost its labels, or is somebody else's."""

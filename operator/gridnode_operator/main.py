@@ -110,7 +110,7 @@ class Operator:
         """
 
         def look() -> None:
-            if not self._reconciler.has_seen(*key, uid, version):
+            if self._reconciler.inventory.is_news(str(key), uid, version):
                 self.queue.request(key)
 
         asyncio.get_running_loop().call_later(_CHILDREN_GATHER, look)
@@ -132,7 +132,7 @@ class Operator:
         stop = asyncio.Event()
         registry = make_registry(self)
         namespaces = self._settings.watch_namespaces
-        # Nobody hears it, as there is no peering. By itself kopf asks for the user's name, and a number in a container has none.
+        # Nobody hears it, as there is no peering. kopf would ask for the user's name, and a number in a container has none.
         identity: Any = socket.gethostname()
         watching = kopf.operator(
             identity=identity,

@@ -18,6 +18,7 @@ from gridnode_operator.deletion import Deletion
 from gridnode_operator.desired import CHILD_KINDS
 from gridnode_operator.desired.context import HTTP_ROUTE_API, POD_MONITOR_API
 from gridnode_operator.glance import Glance
+from gridnode_operator.inventory import Inventory
 from gridnode_operator.kube import Cluster, Object
 from gridnode_operator.node_client import NodeClient
 from gridnode_operator.status import Observed, compute_invalid_status, compute_status
@@ -62,7 +63,8 @@ class Reconciler:
         self._deletion = Deletion(cluster, tenants, checkpoint, patience=environment.release_patience)
         self._glance = Glance(cluster, tenants, nodes, interval=environment.resync_interval)
         self._apis: tuple[float, frozenset[str]] = (0.0, frozenset())
-        self._seen: dict[str, dict[str, str]] = {}
+        #: To be told of changes of children.
+        self.inventory = Inventory()
 
     def glance(self, namespace: str, name: str) -> Outcome | None:
         """Look whether one GridNode, of which nothing was told since it was as declared, is so still.
@@ -108,15 +110,12 @@ class Reconciler:
                 self._forget(gridnode.key)
                 return Outcome(state="Gone", after=None)
             resource = kept
-        children = Children(self._cluster, gridnode, kinds, self._checkpoint)
+        listed, changes = self.inventory.to_list(gridnode.key, kinds)
+        children = Children(self._cluster, gridnode, listed, self._checkpoint)
         status, outcome = Convergence(self._tools, resource, gridnode, children, apis).run()
         self._write_status(resource, status)
-        self._seen[gridnode.key] = children.versions()
+        self.inventory.remember(gridnode.key, kinds, children.seen(), changes, listed=len(listed))
         return outcome
-
-    def has_seen(self, namespace: str, name: str, uid: str, version: str) -> bool:
-        """Whether the last reconcile of a GridNode knew of a child in this very version, most often its own write."""
-        return self._seen.get(f"{namespace}/{name}", {}).get(uid) == version
 
     def _delete(self, resource: Object) -> Outcome:
         if FINALIZER not in (resource["metadata"].get("finalizers") or []):
@@ -136,7 +135,7 @@ class Reconciler:
     def _forget(self, key: str) -> None:
         self._tenants.forget(key)
         self._nodes.forget(key)
-        self._seen.pop(key, None)
+        self.inventory.forget(key)
 
     def _available_apis(self) -> frozenset[str]:
         expires, apis = self._apis

@@ -25,7 +25,6 @@ from gridnode.errors import InvalidRequest, NotFound, Unauthorized
 from gridnode.processes.catalog import Catalog, HostedProcess
 from gridnode.protocol import messages
 from gridnode.protocol.syft_proto import decode_state
-from gridnode.reporting import metrics
 from gridnode.reporting.metrics import RejectionReason
 from gridnode.security.request_keys import claimed_cycle_id, cycle_of_request_key, issue_request_key
 from gridnode.security.tokens import AskEndpoint, verify_token
@@ -99,7 +98,8 @@ class DeviceEndpoints:
         if not is_worker_of(process.secret, request.worker_id):
             raise InvalidRequest("worker_id was not given out for this process: authenticate first")
         if not _is_fast_enough(process, request):
-            metrics.count_rejected(process.name, process.version, RejectionReason.TOO_SLOW)
+            self._intake.count_rejected(process, RejectionReason.TOO_SLOW)
+            log.info("worker rejected", extra={"model": process.name, "reason": RejectionReason.TOO_SLOW.value})
             return {"status": "rejected", "timeout": too_slow_timeout(self._random)}
         worker_id = request.worker_id
 
