@@ -132,7 +132,7 @@ class Operator:
         stop = asyncio.Event()
         registry = make_registry(self)
         namespaces = self._settings.watch_namespaces
-        # Nobody hears it, as there is no peering. kopf would ask for the user's name, and a number in a container has none.
+        # Nobody hears it, without peering. kopf would take the user's name, and a container's numbers have none.
         identity: Any = socket.gethostname()
         watching = kopf.operator(
             identity=identity,
