@@ -16,6 +16,7 @@ from gridnode.averaging.sandbox_pool import SandboxPool
 from gridnode.averaging.strategies import Strategies
 from gridnode.checkpoints.store import BlobCache, Downloads
 from gridnode.cycles.intake import Intake
+from gridnode.cycles.rejections import Rejections
 from gridnode.cycles.service import CycleService
 from gridnode.cycles.view import CycleViews
 from gridnode.db import binary_copy
@@ -79,12 +80,14 @@ class Node:
         self._sandboxes = SandboxPool(maximum=settings.averaging_sandboxes)
         self._strategies = Strategies(self._read_averaging_plan, self._sandboxes, self._sandbox_limits)
         self._views = CycleViews(self.database)
+        rejections = Rejections()
         self._dispatcher = self._make_dispatcher()
         self.service = CycleService(
             self.database,
             self.catalog,
             self._strategies,
             self._views,
+            rejections,
             self.announcer,
             event_written=self._notify_dispatcher,
             interval=settings.sweep_interval,
@@ -94,6 +97,7 @@ class Node:
             self.database,
             self._strategies,
             self._views,
+            rejections,
             self.service.cycle_is_full,
             threads=settings.threads_per_process,
         )

@@ -27,13 +27,14 @@ import numpy as np
 import psutil
 import pytest
 
+from tests.support.exactly_once import assert_checkpoints_are_recomputable, assert_counted_are_acknowledged
 from tests.support.fleet import Phone, Record, Tally, Training, start_all
-from tests.support.ledger import CycleRow, Ledger, read_ledger
+from tests.support.ledger import Ledger, read_ledger
 from tests.support.master import ProgressReceiver
-from tests.support.node import Management, NodeProcess
+from tests.support.node import NodeProcess
 from tests.support.postgres import PostgresForTests
 from tests.support.recordings import Hosting, load_model
-from tests.support.syft_messages import state_of, tensors_of
+from tests.support.syft_messages import state_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.chaos, pytest.mark.timeout(3600)]
 
@@ -113,9 +114,11 @@ def test_acknowledged_reports_are_counted_exactly_once(
             for training in TRAININGS:
                 ledger = ledgers[training.name]
                 of_training = {record.worker_id: record for record in records if record.training == training.name}
-                assert_counted_are_acknowledged(ledger, of_training)
+                assert_counted_are_acknowledged(ledger, of_training, REPORTS_PER_CYCLE)
                 assert_each_cycle_closed_once(ledger)
-                assert_checkpoints_are_recomputable(replicas[0].management, training, ledger, of_training)
+                assert_checkpoints_are_recomputable(
+                    replicas[0].management, training, ledger, of_training, exact=training is EXACT
+                )
                 assert_events_arrived_in_order(receiver, training.name, ledger)
             assert tally.longest_request < LONGEST_REQUEST
             assert kills.lingering == 0, "workers went on after their supervisor was killed"
@@ -235,21 +238,6 @@ def is_quiet(ledger: Ledger) -> bool:
     return running.state == "open" and running.reports < REPORTS_PER_CYCLE and ledger.undelivered_events == 0
 
 
-def assert_counted_are_acknowledged(ledger: Ledger, records: Mapping[str, Record]) -> None:
-    counted = [worker for cycle in ledger.cycles for worker in cycle.reported]
-    assert len(counted) == len(set(counted)), "a worker is counted in two cycles"
-    by_fate = {
-        fate: {worker for worker, record in records.items() if record.fate == fate}
-        for fate in ("acknowledged", "refused", "unknown", "vanished", "working")
-    }
-    assert by_fate["working"] == set(), "a phone stopped without knowing what became of its report"
-    assert by_fate["acknowledged"] - set(counted) == set(), "acknowledged, but not counted"
-    assert set(counted) - by_fate["acknowledged"] - by_fate["unknown"] == set(), "counted, but never acknowledged"
-    for cycle in ledger.cycles:
-        assert cycle.reports == len(cycle.reported), f"cycle {cycle.number} says {cycle.reports} reports"
-        assert cycle.reports <= REPORTS_PER_CYCLE
-
-
 def assert_each_cycle_closed_once(ledger: Ledger) -> None:
     assert ledger.state == "active"
     completed = [cycle for cycle in ledger.cycles if cycle.state == "completed"]
@@ -260,30 +248,6 @@ def assert_each_cycle_closed_once(ledger: Ledger) -> None:
     assert ledger.completed_cycles == len(completed) > 0
     assert all(cycle.reports == REPORTS_PER_CYCLE for cycle in completed)
     assert ledger.checkpoints == tuple(range(1, len(completed) + 2))
-
-
-def assert_checkpoints_are_recomputable(
-    management: Management, training: Training, ledger: Ledger, records: Mapping[str, Record]
-) -> None:
-    current = tensors_of(management.checkpoint(training.name, 1))
-    assert not any(tensor.any() for tensor in current)
-    for cycle in ledger.cycles[:-1]:
-        following = tensors_of(management.checkpoint(training.name, cycle.number + 1))
-        for index, (before, after) in enumerate(zip(current, following, strict=True)):
-            expected = before.astype(np.float64) - mean_of(cycle, records, index)
-            if training is EXACT:
-                assert after.tobytes() == expected.astype(np.float32).tobytes(), f"cycle {cycle.number}: not exact"
-            else:
-                np.testing.assert_allclose(after, expected, rtol=1e-5, atol=1e-4, err_msg=f"cycle {cycle.number}")
-        current = following
-
-
-def mean_of(cycle: CycleRow, records: Mapping[str, Record], index: int) -> np.ndarray[Any, Any]:
-    """The weighted mean of one tensor of the diffs that were counted, in float64."""
-    counted = [records[worker] for worker in cycle.reported]
-    weights = sum(record.weight for record in counted)
-    total = sum(record.weight * record.diff[index].astype(np.float64) for record in counted)
-    return np.asarray(total / weights)
 
 
 def assert_events_arrived_in_order(receiver: ProgressReceiver, name: str, ledger: Ledger) -> None:

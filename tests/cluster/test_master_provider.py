@@ -144,6 +144,24 @@ def test_long_name_is_found_by_its_shortened_id(
     assert access.url == f"http://{base}-management.{namespace}.svc:5050"
 
 
+def test_other_namespaces_than_those_watched_are_left_alone(
+    control_plane: ControlPlane, gridnodes: CustomObjectsApi, namespace: str, cluster_client: ApiClient
+) -> None:
+    make(gridnodes, namespace, "one")
+    make_secret(cluster_client, namespace, "one-management", "opensesame")
+
+    def provider(*watched: str) -> KubernetesProvider:
+        kubeconfig = control_plane.kubeconfig_path(ADMIN)
+        return KubernetesProvider(NodeTemplate(None), namespace="default", watched=watched, kubeconfig=kubeconfig)
+
+    def sees(provider: KubernetesProvider) -> bool:
+        return f"{namespace}/one" in [node.node_id for node in provider.observe()]
+
+    assert (sees(provider()), sees(provider(namespace)), sees(provider("kube-system"))) == (True, True, False)
+    assert provider(namespace).management(f"{namespace}/one") is not None
+    assert provider("kube-system").management(f"{namespace}/one") is None
+
+
 def test_api_server_that_is_away_is_told_in_time(control_plane: ControlPlane, tmp_path: Path) -> None:
     config = tmp_path / "kubeconfig"
     config.write_text(

@@ -20,7 +20,7 @@ from gridnode.errors import Unavailable
 from gridnode.processes import management
 from gridnode.reporting.progress import CycleFigures
 from tests.support.averaging_plans import iterative_plan, list_mean_plan, running_mean_plan
-from tests.support.domain import Trial, diff, host, parameters
+from tests.support.domain import START, TO_MASTER, Trial, diff, host, parameters
 from tests.support.plan_builder import Action, Value
 from tests.support.replica import Holding, Replica, SlowMean
 from tests.support.threads import Background, at_once, wait_until
@@ -136,7 +136,21 @@ def test_what_a_cycle_came_to_is_summed_up(database: Database) -> None:
     trial.report(Report(c, ones, b"c"))
     closed = trial.close()
     assert closed is not None
-    assert closed.figures == CycleFigures(reports=3, accepted=5, dropped=2, loss=1.5, accuracy=0.5, cycle_seconds=20.0)
+    assert closed.figures == CycleFigures(
+        number=1,
+        state="completed",
+        started_at=START,
+        reports=3,
+        accepted=5,
+        dropped=2,
+        loss=1.5,
+        loss_min=1.0,
+        loss_max=2.0,
+        accuracy=0.5,
+        accuracy_min=0.5,
+        accuracy_max=0.5,
+        cycle_seconds=20.0,
+    )
     assert (closed.number, closed.seconds_to_min_diffs, closed.finished) == (1, 4.0, False)
     states = database.transaction(lambda s: s.scalars(select(Assignment.state).order_by(Assignment.state)).all())
     assert states == ["lapsed", "lapsed", "reported", "reported", "reported"]
@@ -281,7 +295,7 @@ def test_failing_averaging_plan_fails_the_process_and_keeps_every_report_until_i
         assert (status.cycle.state, status.cycle.reports, status.latest_checkpoint) == ("averaging", 2, 1)
         assert count(database, UpdateSum) == 2
 
-        database.transaction(lambda s: management.resume(s, trial.process.id))
+        database.transaction(lambda s: management.resume(s, trial.process.id, trial.now, TO_MASTER))
         assert trial.status().failure is None
         wait_until(lambda: trial.status().state == "failed")
         assert count(database, UpdateSum) == 2
@@ -289,7 +303,7 @@ def test_failing_averaging_plan_fails_the_process_and_keeps_every_report_until_i
         assert database.transaction(averaging_cycles) == []
 
     # What made it fail is gone, say a node with less memory than the plan needs.
-    database.transaction(lambda s: management.resume(s, trial.process.id))
+    database.transaction(lambda s: management.resume(s, trial.process.id, trial.now, TO_MASTER))
     assert trial.close(Mean()) is not None
     assert (trial.status().state, trial.status().failure) == ("active", None)
     assert parameters(trial, 2)[0][0] == -1

@@ -15,7 +15,7 @@ from gridnode.db.session import Database
 from gridnode.errors import Conflict
 from gridnode.processes import management
 from gridnode.reporting.metrics import RejectionReason
-from tests.support.domain import Trial, diff, host
+from tests.support.domain import TO_MASTER, Trial, diff, host
 from tests.support.replica import Holding, Replica
 from tests.support.threads import Background
 
@@ -149,10 +149,10 @@ def test_device_that_is_just_reporting_keeps_its_place(database: Database) -> No
 def test_places_of_a_paused_process_lapse_too(database: Database) -> None:
     trial = host(database, max_workers=1, assignment_lease=60)
     trial.join(1)
-    database.transaction(lambda s: management.pause(s, trial.process.id))
+    database.transaction(lambda s: management.pause(s, trial.process.id, trial.now, TO_MASTER))
     trial.seconds = 61
     assert lapse(trial) == 1
-    database.transaction(lambda s: management.resume(s, trial.process.id))
+    database.transaction(lambda s: management.resume(s, trial.process.id, trial.now, TO_MASTER))
     assert is_accepted(trial, uuid.uuid4())
 
 

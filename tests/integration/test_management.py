@@ -97,13 +97,13 @@ def test_move_of_a_process_that_is_gone_is_refused(database: Database) -> None:
 def test_paused_process_ends_its_cycle_and_goes_on_when_resumed(database: Database) -> None:
     trial = host(database, max_diffs=1)
     (worker,) = trial.join(1)
-    database.transaction(lambda s: management.pause(s, trial.process.id))
+    database.transaction(lambda s: management.pause(s, trial.process.id, trial.now, TO_MASTER))
     trial.report(diff(worker))
     assert trial.close() is not None
     (rejected,) = trial.ask(uuid.uuid4())
     assert isinstance(rejected, Rejected)
     assert rejected.reason is RejectionReason.PAUSED
-    database.transaction(lambda s: management.resume(s, trial.process.id))
+    database.transaction(lambda s: management.resume(s, trial.process.id, trial.now, TO_MASTER))
     trial.join(1)
     assert trial.cycle().number == 2
 
@@ -111,12 +111,12 @@ def test_paused_process_ends_its_cycle_and_goes_on_when_resumed(database: Databa
 def test_failed_process_can_not_be_paused_and_keeps_its_reason_until_it_is_resumed(database: Database) -> None:
     trial = host(database, max_diffs=1)
     report_once(trial, close=False)
-    database.transaction(lambda s: closing.fail_process(s, trial.process.id, "it always fails"))
+    database.transaction(lambda s: closing.fail_process(s, trial.process.id, "it always fails", trial.now, TO_MASTER))
     with pytest.raises(Conflict, match=r"is failed, it can't become paused\. It failed: it always fails\. Resume it"):
-        database.transaction(lambda s: management.pause(s, trial.process.id))
+        database.transaction(lambda s: management.pause(s, trial.process.id, trial.now, TO_MASTER))
     assert (trial.status().state, trial.status().failure) == ("failed", "it always fails")
     assert trial.close() is None
-    database.transaction(lambda s: management.resume(s, trial.process.id))
+    database.transaction(lambda s: management.resume(s, trial.process.id, trial.now, TO_MASTER))
     assert (trial.status().state, trial.status().failure) == ("active", None)
     assert trial.close() is not None
 
@@ -142,6 +142,38 @@ def test_progress_is_told_after_each_cycle_and_full_with_the_last(database: Data
     assert events == [(1, 33, False), (2, 66, False), (3, 100, True)]
     assert seen == [33, 66, 100]
     assert trial.status().cycle is None
+
+
+def test_every_change_of_a_process_is_told_with_what_its_cycle_waits_for(database: Database) -> None:
+    trial = host(database, min_diffs=2, max_diffs=2, min_workers=1, cycle_length=60)
+    trial.join(1)
+    trial.seconds = 5
+    for _ in range(2):
+        # Pausing what is paused is no change.
+        database.transaction(lambda s: management.pause(s, trial.process.id, trial.now, TO_MASTER))
+    database.transaction(lambda s: management.resume(s, trial.process.id, trial.now, TO_MASTER))
+    for _ in range(2):
+        database.transaction(lambda s: closing.fail_process(s, trial.process.id, "it fails", trial.now, TO_MASTER))
+    finish(trial)
+    events = told(database)
+    assert [(body["state"], body["failure"], body["cycle"]) for body in events] == [
+        ("paused", None, 0), ("active", None, 0), ("failed", "it fails", 0), ("finished", "it fails", 0),
+    ]  # fmt: skip
+    assert events[0]["running"] == {
+        "number": 1,
+        "state": "open",
+        "started_at": START.isoformat(),
+        "deadline": (START + timedelta(seconds=60)).isoformat(),
+        "accepted": 1,
+        "working": 1,
+        "reports": 0,
+        "min_workers": 1,
+        "min_diffs": 2,
+        "max_diffs": 2,
+    }
+    assert events[3]["running"] is None
+    assert (events[3]["cycle_number"], events[3]["cycle_state"], events[3]["accepted"]) == (1, "abandoned", 1)
+    assert all("cycle_number" not in body for body in events[:3])
 
 
 def test_finishing_with_enough_reports_averages_them_first(database: Database) -> None:
@@ -173,7 +205,7 @@ def test_finishing_twice_changes_nothing_more(database: Database) -> None:
 def test_finishing_a_failed_process_gives_its_reports_up(database: Database) -> None:
     trial = host(database, max_diffs=1)
     report_once(trial, close=False)
-    database.transaction(lambda s: closing.fail_process(s, trial.process.id, "it always fails"))
+    database.transaction(lambda s: closing.fail_process(s, trial.process.id, "it always fails", trial.now, TO_MASTER))
     assert finish(trial) == management.Finishing(averaging=False, dropped_reports=1)
     status = trial.status()
     assert (status.state, status.latest_checkpoint, status.cycle) == ("finished", 1, None)

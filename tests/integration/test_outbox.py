@@ -33,7 +33,7 @@ from gridnode.reporting.outbox import (
     purge,
     record_progress,
 )
-from gridnode.reporting.progress import CycleFigures, ProcessProgress, cycle_figures
+from gridnode.reporting.progress import CycleFigures, ProcessProgress, RunningCycle, cycle_figures
 from tests.support.scripted_master import Reply, ScriptedMaster
 
 pytestmark = pytest.mark.integration
@@ -73,14 +73,17 @@ def dispatcher(
     return Dispatcher(sessions, node, poll_interval=poll_interval, concurrency=concurrency)
 
 
-def progress(process_id: int, completed: int = 1, *, finished: bool = False) -> ProcessProgress:
+def progress(
+    process_id: int, completed: int = 1, *, finished: bool = False, running: RunningCycle | None = None
+) -> ProcessProgress:
     return ProcessProgress(
         process_id=process_id,
         model=f"model-{process_id}",
         version="1.0",
         completed_cycles=completed,
         num_cycles=100,
-        finished=finished,
+        state="finished" if finished else "active",
+        running=running,
     )
 
 
@@ -133,9 +136,33 @@ def cycles_by_model(events: list[dict[str, Any]]) -> dict[str, list[int]]:
 
 
 def test_event_says_where_the_process_is_and_what_its_cycle_came_to(sessions: Sessions) -> None:
-    figures = CycleFigures(reports=8, accepted=10, dropped=2, loss=0.25, accuracy=None, cycle_seconds=61.5)
+    figures = CycleFigures(
+        number=29,
+        state="completed",
+        started_at=NOW - timedelta(seconds=61.5),
+        reports=8,
+        accepted=10,
+        dropped=2,
+        rejected={"cycle_full": 3},
+        loss=0.25,
+        loss_min=0.125,
+        loss_max=0.5,
+        cycle_seconds=61.5,
+    )
+    running = RunningCycle(
+        number=30,
+        state="open",
+        started_at=NOW,
+        deadline=NOW + timedelta(hours=1),
+        accepted=0,
+        working=0,
+        reports=0,
+        min_workers=2,
+        min_diffs=5,
+        max_diffs=None,
+    )
     with sessions.begin() as session:
-        record_progress(session, progress(7, 29), figures, node_id="node-a", now=NOW, to_master=True)
+        record_progress(session, progress(7, 29, running=running), figures, node_id="node-a", now=NOW, to_master=True)
     (row,) = rows(sessions)
     assert row.process_id == 7
     assert row.body == {
@@ -149,11 +176,33 @@ def test_event_says_where_the_process_is_and_what_its_cycle_came_to(sessions: Se
         "cycles": 100,
         "finished": False,
         "deleted": False,
+        "state": "active",
+        "failure": None,
+        "running": {
+            "number": 30,
+            "state": "open",
+            "started_at": "2024-05-01T12:00:00+00:00",
+            "deadline": "2024-05-01T13:00:00+00:00",
+            "accepted": 0,
+            "working": 0,
+            "reports": 0,
+            "min_workers": 2,
+            "min_diffs": 5,
+            "max_diffs": None,
+        },
+        "cycle_number": 29,
+        "cycle_state": "completed",
+        "cycle_started_at": "2024-05-01T11:58:58.500000+00:00",
         "reports": 8,
         "accepted": 10,
         "dropped": 2,
+        "rejected": {"cycle_full": 3},
         "loss": 0.25,
+        "loss_min": 0.125,
+        "loss_max": 0.5,
         "accuracy": None,
+        "accuracy_min": None,
+        "accuracy_max": None,
         "cycle_seconds": 61.5,
     }
 
@@ -227,7 +276,19 @@ def test_figures_count_devices_and_average_what_they_reported(sessions: Sessions
         add_assignment(session, cycle_id, "assigned")
         session.flush()
         assert cycle_figures(session, cycle_id) == CycleFigures(
-            reports=3, accepted=5, dropped=2, loss=1.5, accuracy=0.75, cycle_seconds=90.0
+            number=1,
+            state="completed",
+            started_at=NOW,
+            reports=3,
+            accepted=5,
+            dropped=2,
+            loss=1.5,
+            loss_min=1.0,
+            loss_max=2.0,
+            accuracy=0.75,
+            accuracy_min=0.5,
+            accuracy_max=1.0,
+            cycle_seconds=90.0,
         )
 
 
@@ -238,7 +299,7 @@ def test_devices_that_still_train_are_not_dropped(sessions: Sessions) -> None:
         add_assignment(session, cycle_id, "assigned")
         session.flush()
         assert cycle_figures(session, cycle_id) == CycleFigures(
-            reports=0, accepted=2, dropped=1, loss=None, accuracy=None, cycle_seconds=None
+            number=1, state="open", started_at=NOW, reports=0, accepted=2, dropped=1
         )
 
 
@@ -246,7 +307,7 @@ def test_figures_of_a_cycle_that_nobody_took_part_in(sessions: Sessions) -> None
     with sessions.begin() as session:
         cycle_id = add_cycle(session, state="abandoned", closed_at=NOW)
         assert cycle_figures(session, cycle_id) == CycleFigures(
-            reports=0, accepted=0, dropped=0, loss=None, accuracy=None, cycle_seconds=0.0
+            number=1, state="abandoned", started_at=NOW, reports=0, accepted=0, dropped=0, cycle_seconds=0.0
         )
         with pytest.raises(NoResultFound):
             cycle_figures(session, cycle_id + 1)
@@ -262,7 +323,7 @@ def test_no_loss_that_a_device_reports_harms_the_figures(sessions: Sessions, non
         figures = cycle_figures(session, cycle_id)
     assert figures.reports == 4
     assert figures.loss == pytest.approx(0.0)
-    json.dumps(figures.loss, allow_nan=False)
+    json.dumps([figures.loss, figures.loss_min, figures.loss_max], allow_nan=False)
 
 
 # Delivery

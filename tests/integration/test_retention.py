@@ -80,7 +80,7 @@ def test_leftover_sums_are_those_of_cycles_that_are_over(database: Database) -> 
     dropped = host(database, name="d", min_diffs=2, max_diffs=2)
     for trial, reports in ((opened, 1), (averaging, 2), (failed, 2), (dropped, 1)):
         trial.report(*(diff(worker) for worker in trial.join(reports)))
-    database.transaction(lambda s: closing.fail_process(s, failed.process.id, "it fails"))
+    database.transaction(lambda s: closing.fail_process(s, failed.process.id, "it fails", failed.now, TO_MASTER))
     database.transaction(lambda s: management.finish(s, dropped.process.id, dropped.now, TO_MASTER))
     assert dropped.cycle().state == "abandoned"
     assert len(cycles_with_sums(opened)) == 4

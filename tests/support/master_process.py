@@ -94,7 +94,7 @@ class MasterProcess:
     """
 
     def __init__(self, database_url: str, directory: Path, **settings: object) -> None:
-        self.port = free_port()
+        self.port = int(str(settings.get("port") or free_port()))
         self.log_path = directory / f"master-{self.port}.log"
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("GRIDNODE_")}
         given: dict[str, object] = {

@@ -20,6 +20,7 @@ from gridnode.averaging.strategy import Mean, StoredUpdate
 from gridnode.cycles.assignment import Accepted, Rejected, assign_workers
 from gridnode.cycles.closing import close_cycle
 from gridnode.cycles.intake import Intake, utc_now
+from gridnode.cycles.rejections import Rejections
 from gridnode.cycles.reports import Committed, Outcome, Report, commit_reports
 from gridnode.cycles.service import CycleService
 from gridnode.cycles.view import CycleViews
@@ -49,17 +50,19 @@ class Replica:
         self.events = 0
         self._sandboxes = SandboxPool()
         self.strategies = Strategies(self._read_plan, self._sandboxes, SandboxLimits())
+        rejections = Rejections()
         self.service = CycleService(
             self.database,
             self.catalog,
             self.strategies,
             self.views,
+            rejections,
             TO_MASTER,
             event_written=self._event_written,
             interval=interval,
             now=now,
         )
-        self.intake = Intake(self.database, self.strategies, self.views, self.service.cycle_is_full, now)
+        self.intake = Intake(self.database, self.strategies, self.views, rejections, self.service.cycle_is_full, now)
 
     def run(self, work: Callable[[Session], T]) -> T:
         """Run a domain function in one transaction."""

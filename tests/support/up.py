@@ -19,6 +19,7 @@ import yaml
 from gridnode_operator.api import API_VERSION, KIND, SecretKey
 from gridnode_operator.desired.names import child_names
 from gridnode_operator.local.data_directory import DataDirectory
+from tests.support.master_process import MasterClient
 from tests.support.node import ROOT, Management, gridnode
 
 State = dict[str, Any]
@@ -38,11 +39,13 @@ def environment() -> dict[str, str]:
     return {**inherited, "PYTHONPATH": os.pathsep.join(filter(None, path))}
 
 
-def run(*arguments: str, seconds: float = 60.0) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: str, seconds: float = 60.0, variables: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run a command of ``gridnode`` to its end."""
     return subprocess.run(
         gridnode(*arguments),
-        env=environment(),
+        env=environment() | dict(variables or {}),
         capture_output=True,
         text=True,
         timeout=seconds,
@@ -57,13 +60,17 @@ class Up:
     Args:
         directory: for the manifest, the data and the messages.
         manifests: to begin with.
+        variables: of the environment.
     """
 
-    def __init__(self, directory: Path, *manifests: Mapping[str, Any]) -> None:
+    def __init__(
+        self, directory: Path, *manifests: Mapping[str, Any], variables: Mapping[str, str] | None = None
+    ) -> None:
         self.file = directory / "gridnodes.yaml"
         self.data = DataDirectory(directory / "data")
         self.log_path = directory / "up.log"
         self.states: list[State] = []
+        self._variables = dict(variables or {})
         self.write(*manifests)
         self._process: subprocess.Popen[bytes] | None = None
         self._reader: threading.Thread | None = None
@@ -81,7 +88,7 @@ class Up:
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 gridnode("up", "-f", str(self.file), "--data", str(self.data.path), "--output", "json", *flags),
-                env=environment(),
+                env=environment() | self._variables,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -155,6 +162,12 @@ class Up:
         found = self.gridnode(name)
         token = Path(found["token_file"]).read_text(encoding="utf-8")
         return Management(urlsplit(found["management_url"]).port or 0, token)
+
+    @property
+    def master(self) -> MasterClient:
+        """The master node, with the administrator's key."""
+        key = Path(self.state["master_key_file"]).read_text(encoding="utf-8")
+        return MasterClient(urlsplit(self.state["master_url"]).port or 0, key)
 
     def device_port(self, name: str) -> int:
         """Where its phones are let in."""

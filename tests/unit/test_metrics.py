@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 from textwrap import dedent
 
@@ -111,7 +112,13 @@ def test_norm_that_overflowed_leaves_the_sum_finite(norm: float) -> None:
 
 def figures(*, dropped: int = 0, seconds: float | None = 30.0) -> CycleFigures:
     return CycleFigures(
-        reports=5, accepted=5 + dropped, dropped=dropped, loss=None, accuracy=None, cycle_seconds=seconds
+        number=1,
+        state="completed",
+        started_at=datetime(2026, 1, 1, tzinfo=UTC),
+        reports=5,
+        accepted=5 + dropped,
+        dropped=dropped,
+        cycle_seconds=seconds,
     )
 
 

@@ -9,7 +9,12 @@ from gridnode.reporting.progress import ProcessProgress, progress_ratio
 
 def percent(completed: int, cycles: int, *, finished: bool = False) -> int:
     progress = ProcessProgress(
-        process_id=1, model="mnist", version="1.0", completed_cycles=completed, num_cycles=cycles, finished=finished
+        process_id=1,
+        model="mnist",
+        version="1.0",
+        completed_cycles=completed,
+        num_cycles=cycles,
+        state="finished" if finished else "active",
     )
     return progress.percent_complete
 

@@ -7,7 +7,7 @@ half-way leaves nothing behind and another does it again.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from gridnode.averaging.layout import ModelLayout, is_finite
 from gridnode.averaging.strategy import AveragingFailed, StoredUpdate, Strategy, apply_diff
 from gridnode.checkpoints.store import read_checkpoint
+from gridnode.cycles.rejections import add
 from gridnode.cycles.states import RUNNING
 from gridnode.db import binary_copy
 from gridnode.db.models import Assignment, Cycle, Process, UpdateSum
@@ -26,7 +27,7 @@ from gridnode.processes.catalog import HostedProcess
 from gridnode.processes.schema import ServerConfig
 from gridnode.protocol.syft_proto import decode_state, encode_state
 from gridnode.reporting.announcer import Announcer
-from gridnode.reporting.progress import CycleFigures, ProcessProgress, cycle_figures
+from gridnode.reporting.progress import CycleFigures, ProcessProgress, cycle_figures, running_cycle_of
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +98,13 @@ def averaging_cycles(session: Session) -> list[tuple[int, int]]:
 
 
 def close_cycle(
-    session: Session, cycle_id: int, process: HostedProcess, strategy: Strategy, now: datetime, announcer: Announcer
+    session: Session,
+    cycle_id: int,
+    process: HostedProcess,
+    strategy: Strategy,
+    now: datetime,
+    announcer: Announcer,
+    rejected: Mapping[str, int] | None = None,
 ) -> Closed | None:
     """Average a cycle's reports into the next checkpoint and start the next cycle, or finish the process.
 
@@ -110,6 +117,7 @@ def close_cycle(
         strategy: How its reports are averaged.
         now: The present moment.
         announcer: Tells the master node, in the same transaction.
+        rejected: Cycle requests rejected in the cycle that are not in its row yet, by reason.
 
     Returns:
         What was closed, or None if somebody else is at it, has done it, or the process was deleted.
@@ -123,6 +131,7 @@ def close_cycle(
     if cycle is None:
         return None
     _write_next_checkpoint(session, cycle, process.layout, strategy)
+    cycle.rejected = add(cycle.rejected, rejected or {})
     figures = end_cycle(session, cycle, "completed", now)
     progress = _advance(session, process, cycle, now)
     announcer.announce(session, progress, figures, now)
@@ -150,9 +159,10 @@ def end_cycle(session: Session, cycle: Cycle, state: Literal["completed", "aband
     return cycle_figures(session, cycle.id)
 
 
-def fail_process(session: Session, process_id: int, reason: str) -> None:
+def fail_process(session: Session, process_id: int, reason: str, now: datetime, announcer: Announcer) -> None:
     """Stop a process whose averaging can't be done. The cycle and all its reports stay, for the author to resume."""
-    process_states.move(session, process_id, "failed", failure=reason)
+    if process_states.move(session, process_id, "failed", failure=reason):
+        announcer.announce_change(session, process_id, now)
 
 
 def running_cycle(session: Session, process_id: int) -> Cycle | None:
@@ -198,24 +208,26 @@ def _stored_updates(session: Session, cycle_id: int, layout: ModelLayout) -> Ite
 
 def _advance(session: Session, process: HostedProcess, cycle: Cycle, now: datetime) -> ProcessProgress:
     """Count the completed cycle, and open the next one or finish the process."""
-    completed, last_cycle = session.execute(
+    completed, last_cycle, state = session.execute(
         update(Process)
         .where(Process.id == process.id)
         .values(completed_cycles=Process.completed_cycles + 1)
-        .returning(Process.completed_cycles, Process.last_cycle)
+        .returning(Process.completed_cycles, Process.last_cycle, Process.state)
         .execution_options(synchronize_session=False)
     ).one()
     wanted = process.server_config.num_cycles
     finished = bool(wanted and completed >= wanted) or (last_cycle is not None and cycle.number >= last_cycle)
     if finished:
         process_states.move(session, process.id, "finished", finished_at=now, failure=None)
+        following = None
     else:
-        start_cycle(session, process.id, process.server_config, cycle.number + 1, now)
+        following = start_cycle(session, process.id, process.server_config, cycle.number + 1, now)
     return ProcessProgress(
         process_id=process.id,
         model=process.name,
         version=process.version,
         completed_cycles=completed,
         num_cycles=wanted,
-        finished=finished,
+        state="finished" if finished else state,
+        running=None if following is None else running_cycle_of(following),
     )

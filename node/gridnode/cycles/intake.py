@@ -15,6 +15,7 @@ from gridnode.averaging.strategies import Strategies
 from gridnode.cycles.assignment import Accepted, Rejected, assign_workers, place_new_workers
 from gridnode.cycles.group_commit import GroupCommit
 from gridnode.cycles.new_reports import count_new_reports
+from gridnode.cycles.rejections import Rejections
 from gridnode.cycles.reports import Committed, CycleHasNoRoom, Outcome, Report, commit_reports
 from gridnode.cycles.view import CycleViews
 from gridnode.db.session import Database
@@ -43,6 +44,7 @@ class Intake:
         database: The node's.
         strategies: How each process averages.
         views: Told here which cycles run, so that stragglers don't cost an optimistic attempt each.
+        rejections: Told of every device that is sent away.
         cycle_is_full: Called with the id of a cycle that has just got its last report.
         now: The clock.
         threads: Transactions under way at once at most, each for another process or cycle.
@@ -53,6 +55,7 @@ class Intake:
         database: Database,
         strategies: Strategies,
         views: CycleViews,
+        rejections: Rejections,
         cycle_is_full: Callable[[int], None],
         now: Callable[[], datetime] = utc_now,
         threads: int = 16,
@@ -60,6 +63,7 @@ class Intake:
         self._database = database
         self._strategies = strategies
         self._views = views
+        self._rejections = rejections
         self._cycle_is_full = cycle_is_full
         self._now = now
         # Which device gets a place, and when it is asked back, is no secret.
@@ -92,13 +96,18 @@ class Intake:
         """
         return self._reports.submit(cycle_id, _ForProcess(process, report))
 
+    def count_rejected(self, process: HostedProcess, reason: metrics.RejectionReason) -> None:
+        """Count a device that was sent away, by whomever."""
+        metrics.count_rejected(process.name, process.version, reason)
+        self._rejections.count(process.id, reason)
+
     def _assign(self, _key: Hashable, requests: Sequence[_ForProcess[uuid.UUID]]) -> Sequence[Accepted | Rejected]:
         process = requests[0].process
         workers = [request.item for request in requests]
         answers = self._places(process, workers)
         for answer in answers:
             if isinstance(answer, Rejected):
-                metrics.count_rejected(process.name, process.version, answer.reason)
+                self.count_rejected(process, answer.reason)
             elif not answer.again:
                 metrics.count_assigned(process.name, process.version)
         return answers

@@ -21,6 +21,7 @@ from gridnode.cycles import retention
 from gridnode.cycles.assignment import lapse_leases
 from gridnode.cycles.closing import averaging_cycles, close_cycle, fail_process, mark_due
 from gridnode.cycles.intake import utc_now
+from gridnode.cycles.rejections import Rejections, write_rejections
 from gridnode.cycles.view import CycleViews
 from gridnode.db.models import Assignment, Cycle
 from gridnode.db.session import Database
@@ -47,8 +48,9 @@ class CycleService:
         catalog: The node's processes.
         strategies: How each process averages.
         views: Told which cycles have ended.
+        rejections: Of this worker process; written into their cycles.
         announcer: Tells the master node.
-        event_written: Called after a cycle was closed, so that its event is posted at once.
+        event_written: Called after an event was written, so that it is posted at once.
         interval: Seconds between two looks for due cycles.
         keep_checkpoints: Checkpoints kept per process; None keeps all.
         now: The clock.
@@ -60,6 +62,7 @@ class CycleService:
         catalog: Catalog,
         strategies: Strategies,
         views: CycleViews,
+        rejections: Rejections,
         announcer: Announcer,
         *,
         event_written: Callable[[], None],
@@ -71,6 +74,7 @@ class CycleService:
         self._catalog = catalog
         self._strategies = strategies
         self._views = views
+        self._rejections = rejections
         self._announcer = announcer
         self._event_written = event_written
         self._interval = interval
@@ -104,6 +108,7 @@ class CycleService:
         while not self._stopping:
             self._wake.clear()
             self._guarded(self._sweep)
+            self._guarded(self._write_rejections)
             pause = self._interval
             if time.monotonic() >= next_retention:
                 next_retention = time.monotonic() + _RETENTION_INTERVAL
@@ -131,6 +136,14 @@ class CycleService:
             self._close_in_background(cycle_id, process_id)
         self._database.transaction(lambda session: _lapse_everywhere(session, now))
 
+    def _write_rejections(self) -> None:
+        counts = self._rejections.unwritten()
+        if counts:
+            # Once only: whoever holds a row for long must not hold up the sweep.
+            written = self._database.transaction(lambda session: write_rejections(session, counts), deadline=0)
+            for process_id in written:
+                self._rejections.forget(process_id, counts[process_id])
+
     def _close_in_background(self, cycle_id: int, process_id: int) -> None:
         with self._closing_lock:
             if cycle_id in self._closing or self._stopping:
@@ -152,18 +165,25 @@ class CycleService:
             return
         strategy = self._strategies.of(process)
         extra = {"model": process.name, "version": process.version, "cycle_id": cycle_id}
+        rejected = self._rejections.of(process_id)
         try:
             closed = self._database.transaction(
-                lambda session: close_cycle(session, cycle_id, process, strategy, self._now(), self._announcer)
+                lambda session: close_cycle(
+                    session, cycle_id, process, strategy, self._now(), self._announcer, rejected
+                )
             )
         except AveragingFailed as failure:
             reason = str(failure)
             log.error("averaging failed, the process stops until it is resumed", extra=extra | {"reason": reason})
-            self._database.transaction(lambda session: fail_process(session, process_id, reason))
+            self._database.transaction(
+                lambda session: fail_process(session, process_id, reason, self._now(), self._announcer)
+            )
+            self._event_written()
             return
         self._views.ended(cycle_id)
         if closed is None:
             return
+        self._rejections.forget(process_id, rejected)
         log.info(
             "cycle %d completed",
             closed.number,

@@ -56,12 +56,22 @@ def upgrade(
         log_in_by_iam(engine, iam)
     try:
         with engine.begin() as connection:
-            _use_schema(connection, schema)
-            _make_unless_there(connection, _MAKE_VERSION_TABLE)
-            connection.execute(text(_LOCK))
+            lock_schema(connection, schema)
             return _upgrade(connection)
     finally:
         engine.dispose()
+
+
+def lock_schema(connection: Connection, schema: str | None) -> None:
+    """Work in a schema, made where it is missing, and be the only one to migrate it until the transaction ends.
+
+    Args:
+        connection: in a transaction.
+        schema: None for the first of the login's search_path.
+    """
+    _use_schema(connection, schema)
+    _make_unless_there(connection, _MAKE_VERSION_TABLE)
+    connection.execute(text(_LOCK))
 
 
 def _upgrade(connection: Connection) -> str:

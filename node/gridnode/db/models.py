@@ -145,6 +145,8 @@ class Cycle(Base):
     reports: Mapped[int] = mapped_column(server_default=text("0"))
     weight: Mapped[float] = mapped_column(server_default=text("0"))
     min_diffs_at: Mapped[datetime | None]
+    # Cycle requests rejected while this cycle ran, by reason; written about once a second, not with each.
+    rejected: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
 
 
 class Assignment(Base):

@@ -10,7 +10,7 @@ from gridnode.errors import GridNodeError
 
 # The revision this code works with. A test keeps it equal to Alembic's head; importing Alembic to ask for it would
 # cost every node a quarter of its start-up time.
-REVISION = "0002"
+REVISION = "0003"
 
 
 class WrongRevision(GridNodeError):

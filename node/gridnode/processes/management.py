@@ -16,7 +16,7 @@ from gridnode.errors import Conflict, NotFound
 from gridnode.processes import states
 from gridnode.processes.catalog import find_process_id
 from gridnode.reporting.announcer import Announcer
-from gridnode.reporting.progress import CycleFigures, ProcessProgress
+from gridnode.reporting.progress import CycleFigures
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,22 +132,24 @@ def find(session: Session, name: str, version: str | None) -> int:
     return process_id
 
 
-def pause(session: Session, process_id: int) -> None:
+def pause(session: Session, process_id: int, now: datetime, announcer: Announcer) -> None:
     """Accept no more devices; those at work may still report, and the running cycle may end.
 
     Raises:
         Conflict: the process is finished, or has failed, so that its cycle can't end.
     """
-    states.move(session, process_id, "paused")
+    if states.move(session, process_id, "paused"):
+        announcer.announce_change(session, process_id, now)
 
 
-def resume(session: Session, process_id: int) -> None:
+def resume(session: Session, process_id: int, now: datetime, announcer: Announcer) -> None:
     """Go on with a paused process, or try a failed averaging again, as if it had not failed.
 
     Raises:
         Conflict: the process is finished.
     """
-    states.move(session, process_id, "active", failure=None)
+    if states.move(session, process_id, "active", failure=None):
+        announcer.announce_change(session, process_id, now)
 
 
 def finish(session: Session, process_id: int, now: datetime, announcer: Announcer) -> Finishing:
@@ -170,7 +172,7 @@ def finish(session: Session, process_id: int, now: datetime, announcer: Announce
     if cycle is not None:
         figures = end_cycle(session, cycle, "abandoned", now)
     states.move(session, process_id, "finished", finished_at=now)
-    _announce(session, process_id, figures, now, announcer, finished=True)
+    announcer.announce_change(session, process_id, now, figures=figures)
     return Finishing(averaging=False, dropped_reports=0 if figures is None else figures.reports)
 
 
@@ -192,7 +194,7 @@ def delete_process(session: Session, process_id: int, now: datetime, announcer: 
             f"devices have sent {reports} reports to this process: "
             "delete it with force, or finish it to keep its checkpoints"
         )
-    _announce(session, process_id, None, now, announcer, finished=state == "finished", deleted=True)
+    announcer.announce_change(session, process_id, now, deleted=True)
     cycles = select(Cycle.id).where(Cycle.process_id == process_id).scalar_subquery()
     session.execute(delete(UpdateSum).where(UpdateSum.cycle_id.in_(cycles)))
     session.execute(delete(Assignment).where(Assignment.cycle_id.in_(cycles)))
@@ -209,29 +211,6 @@ def retrieve(session: Session, name: str, version: str | None, checkpoint: str |
     process_id = find(session, name, version)
     number = checkpoint_number(session, process_id, checkpoint)
     return number, read_checkpoint(session, process_id, number)
-
-
-def _announce(
-    session: Session,
-    process_id: int,
-    figures: CycleFigures | None,
-    now: datetime,
-    announcer: Announcer,
-    *,
-    finished: bool = False,
-    deleted: bool = False,
-) -> None:
-    process = session.get_one(Process, process_id, populate_existing=True)
-    progress = ProcessProgress(
-        process_id=process_id,
-        model=process.name,
-        version=process.version,
-        completed_cycles=process.completed_cycles,
-        num_cycles=int(process.server_config.get("num_cycles") or 0),
-        finished=finished,
-        deleted=deleted,
-    )
-    announcer.announce(session, progress, figures, now)
 
 
 def _lock(session: Session, process_id: int) -> tuple[Cycle | None, str | None]:

@@ -46,18 +46,25 @@ MOVES: Final[dict[ProcessState, frozenset[ProcessState]]] = {
 assert frozenset(MOVES) == frozenset(get_args(ProcessState))  # noqa: S101 - holds by reading, kept for the next editor
 
 
-def move(session: Session, process_id: int, to: ProcessState, **values: object) -> None:
-    """Bring a process into another state; being there already is fine.
+def move(session: Session, process_id: int, to: ProcessState, **values: object) -> bool:
+    """Bring a process into another state; being there already is fine, and changes nothing.
+
+    Returns:
+        Whether it was in another state before; its row is locked then.
 
     Raises:
         Conflict: the process is in a state from which that is not possible, or is gone.
     """
-    sources = [state for state, targets in MOVES.items() if to in targets or state == to]
+    sources = [state for state, targets in MOVES.items() if to in targets]
     moved = session.execute(
         update(Process).where(Process.id == process_id, Process.state.in_(sources)).values(state=to, **values)
     )
-    if moved.rowcount == 0:  # type: ignore[attr-defined]
-        raise Conflict(_why_not(session.get(Process, process_id), to))
+    if moved.rowcount:  # type: ignore[attr-defined]
+        return True
+    process = session.get(Process, process_id, populate_existing=True)
+    if process is None or process.state != to:
+        raise Conflict(_why_not(process, to))
+    return False
 
 
 def _why_not(process: Process | None, to: ProcessState) -> str:

@@ -101,11 +101,11 @@ def _add_process_routes(
 
     @app.post("/processes/<process_id>/pause")
     def pause_process(process_id: str) -> Response:
-        return _status_after(process_id, lambda session, row: management.pause(session, row))
+        return _status_after(process_id, lambda session, row: management.pause(session, row, utc_now(), announcer))
 
     @app.post("/processes/<process_id>/resume")
     def resume_process(process_id: str) -> Response:
-        return _status_after(process_id, lambda session, row: management.resume(session, row))
+        return _status_after(process_id, lambda session, row: management.resume(session, row, utc_now(), announcer))
 
     @app.post("/processes/<process_id>/finish")
     def finish_process(process_id: str) -> Response:
@@ -140,7 +140,9 @@ def _add_process_routes(
             session.expire_all()
             return asdict(_status(session, row, utc_now()))
 
-        return json_answer(database.transaction(work))
+        status = database.transaction(work)
+        event_written()
+        return json_answer(status)
 
 
 def _existing(session: Session, process_id: int) -> int:

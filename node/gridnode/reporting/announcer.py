@@ -8,7 +8,7 @@ from datetime import datetime
 from sqlalchemy.orm import Session
 
 from gridnode.reporting.outbox import record_progress
-from gridnode.reporting.progress import CycleFigures, ProcessProgress
+from gridnode.reporting.progress import CycleFigures, ProcessProgress, process_progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,3 +23,16 @@ class Announcer:
     ) -> None:
         """Insert the event in the caller's transaction."""
         record_progress(session, progress, figures, node_id=self.node_id, now=now, to_master=self.to_master)
+
+    def announce_change(
+        self,
+        session: Session,
+        process_id: int,
+        now: datetime,
+        *,
+        figures: CycleFigures | None = None,
+        deleted: bool = False,
+    ) -> None:
+        """Insert an event that says where a process is after a change; the caller's transaction has its row locked."""
+        if self.to_master:
+            self.announce(session, process_progress(session, process_id, deleted=deleted), figures, now)

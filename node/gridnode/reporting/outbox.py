@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any, cast
 
@@ -68,7 +68,7 @@ def record_progress(
     Args:
         session: with the transaction that changes the process.
         progress: the process after the change.
-        figures: of the cycle that has just been completed; None when no cycle was.
+        figures: of the cycle that has just ended; None when none has.
         node_id: ``settings.node_id``.
         now: when it happened, for a master node that hears of it hours later.
         to_master: whether a master node is configured. If not, nothing is inserted, as nobody would take it away: a
@@ -179,17 +179,18 @@ def _body(
         "cycles": progress.num_cycles,
         "finished": progress.finished,
         "deleted": progress.deleted,
+        "state": progress.state,
+        "failure": progress.failure,
+        "running": None if progress.running is None else _as_json(asdict(progress.running)),
     }
     if figures is not None:
-        body |= {
-            "reports": figures.reports,
-            "accepted": figures.accepted,
-            "dropped": figures.dropped,
-            "loss": figures.loss,
-            "accuracy": figures.accuracy,
-            "cycle_seconds": figures.cycle_seconds,
-        }
+        names = {"number": "cycle_number", "state": "cycle_state", "started_at": "cycle_started_at"}
+        body |= {names.get(name, name): value for name, value in _as_json(asdict(figures)).items()}
     return body
+
+
+def _as_json(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in values.items()}
 
 
 def _due(limit: int) -> Select[int]:

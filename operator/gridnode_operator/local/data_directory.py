@@ -25,9 +25,11 @@ _SECRETS: Final = "secrets"
 _LOGS: Final = "logs"
 _PROCESSES: Final = "processes"
 _NODES: Final = "nodes"
+_MASTER: Final = "master"
 #: All that a run makes here; the last four are the embedded server's.
 _OWN: Final = (
-    _SECRETS, _LOGS, _PROCESSES, _NODES, "postgresql", "postgresql.unfinished", "users.lock", "start.lock", _LOCK,
+    _SECRETS, _LOGS, _PROCESSES, _NODES, _MASTER,
+    "postgresql", "postgresql.unfinished", "users.lock", "start.lock", _LOCK,
 )  # fmt: skip
 _LEFTOVERS_END: Final = 10.0  # seconds
 
@@ -48,6 +50,8 @@ class DataDirectory:
         self.secrets = SecretFiles(self.path / _SECRETS)
         #: Manifests that the master node makes, and the status of every GridNode.
         self.nodes = self.path / _NODES
+        #: What the master node keeps: finished models, its log, and a key for whoever administers it.
+        self.master = self.path / _MASTER
 
     @contextlib.contextmanager
     def used(self) -> Iterator[None]:

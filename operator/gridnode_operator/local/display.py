@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from rich.text import Text
 from gridnode_operator.desired.environment import management_secret_key, node_id
 from gridnode_operator.local.balancer import LOOPBACK
 from gridnode_operator.local.data_directory import DataDirectory
+from gridnode_operator.local.master import Heard
 from gridnode_operator.local.paths import shown_path
 from gridnode_operator.local.runner import View, shown_name
 from gridnode_operator.local.stack import StackView
@@ -42,7 +42,7 @@ class Display:
             table.add_column(name, overflow="fold")
         for each in view.gridnodes:
             table.add_row(
-                Text(shown_name(each.gridnode), "bold"), _ready(each), _models(each), _progress(each),
+                Text(shown_name(each.gridnode), "bold"), _ready(each), _models(each), _progress(view.heard_of(each)),
                 self.device_url(each), self.management_url(each),
             )  # fmt: skip
         parts: list[RenderableType] = ["", table]
@@ -55,9 +55,9 @@ class Display:
         parts.append(Text(f"master {view.master_url} · data {shown_path(self._data.path)} · {end}", "dim"))
         return Group(*parts)
 
-    def line(self, each: View) -> str:
+    def line(self, each: View, heard: Heard) -> str:
         """One GridNode in a line."""
-        progress = each.models.percent if each.models is not None else None
+        progress = heard.percent
         parts = [
             f"{each.ready}/{each.wanted} ready",
             f"models {each.models.count}" if each.models is not None else "",
@@ -77,16 +77,27 @@ class Display:
             "  gridnode processes"
         )
 
+    def how_to_ask_master(self, view: StackView) -> str:
+        """The same for the master node."""
+        key_file = "" if view.master_key_file is None else shown_path(view.master_key_file)
+        return (
+            f"The master node answers: sign in at {view.master_url}/dashboard with the key in {key_file}.\n"
+            "To look at all models, in another terminal:\n"
+            f"  export GRIDNODE_MASTER_URL={view.master_url}\n"
+            f"  export GRIDNODE_MASTER_API_KEY_FILE={key_file}\n"
+            "  gridnode models"
+        )
+
     def as_json(self, view: StackView, *, stopping: bool) -> dict[str, Any]:
         """Everything as plain types."""
         return {
             "ready": view.settled and not stopping,
             "stopping": stopping,
             "master_url": view.master_url,
+            "master_ready": view.master_ready,
+            "master_key_file": None if view.master_key_file is None else str(view.master_key_file),
             "data": str(self._data.path),
-            "gridnodes": [
-                self._gridnode_as_json(each, view.reported.get(each.gridnode.key, {})) for each in view.gridnodes
-            ],
+            "gridnodes": [self._gridnode_as_json(each, view.heard_of(each)) for each in view.gridnodes],
         }
 
     def statuses(self, view: StackView) -> list[dict[str, Any]]:
@@ -119,7 +130,7 @@ class Display:
     def _token_file(self, each: View) -> Path:
         return self._data.secrets.path(each.gridnode.namespace, management_secret_key(each.gridnode))
 
-    def _gridnode_as_json(self, each: View, reported: Mapping[str, int]) -> dict[str, Any]:
+    def _gridnode_as_json(self, each: View, heard: Heard) -> dict[str, Any]:
         return {
             "name": each.gridnode.name,
             "namespace": each.gridnode.namespace,
@@ -130,7 +141,7 @@ class Display:
             "url": self.device_url(each),
             "management_url": self.management_url(each),
             "token_file": str(self._token_file(each)),
-            "progress": each.models.percent if each.models is not None else None,
+            "progress": heard.percent,
             "models": [
                 {
                     "name": process["name"],
@@ -140,7 +151,7 @@ class Display:
                 }
                 for process in each.processes
             ],
-            "reported": dict(reported),
+            "reported": dict(heard.models),
             "problem": each.problem,
         }
 
@@ -153,8 +164,8 @@ def _models(each: View) -> str:
     return "-" if each.models is None else str(each.models.count)
 
 
-def _progress(each: View) -> RenderableType:
-    percent = each.models.percent if each.models is not None else None
+def _progress(heard: Heard) -> RenderableType:
+    percent = heard.percent
     if percent is None:
         return "-"
     grid = Table.grid(padding=(0, 1))

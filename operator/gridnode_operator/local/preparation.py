@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,12 +13,19 @@ from gridnode.db.revision import REVISION
 from gridnode.errors import GridNodeError
 from gridnode_operator.api import GridNode, SecretKey
 from gridnode_operator.desired.context import DesiredContext, NodeSecrets
-from gridnode_operator.desired.environment import MANAGEMENT_TOKEN_KEY, database_secret_key
+from gridnode_operator.desired.environment import (
+    MANAGEMENT_TOKEN_KEY,
+    MASTER_KEY_KEY,
+    database_secret_key,
+    node_id,
+)
+from gridnode_operator.desired.labels import Manifest
 from gridnode_operator.desired.names import child_names
 from gridnode_operator.desired.secret import build_database_secret, build_management_secret, build_master_secret
 from gridnode_operator.local.data_directory import DataDirectory
 from gridnode_operator.local.environment import node_variables, with_secrets
 from gridnode_operator.local.migration import migrate
+from gridnode_operator.local.secret_files import SecretFiles
 from gridnode_operator.tenants import Prepared, Tenants, wished_rotation
 
 _TOKEN_BYTES: Final = 24
@@ -29,11 +37,17 @@ class NotPrepared(GridNodeError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """What all GridNodes of a machine share; ``tell`` is given what happened, for people."""
+    """What all GridNodes of a machine share.
+
+    Attributes:
+        node_key: Has the master node make a key for the node of this id.
+        tell: Given what happened, for people.
+    """
 
     data: DataDirectory
     tenants: Tenants
     context: DesiredContext
+    node_key: Callable[[str], Awaitable[str]]
     tell: Callable[[str], None]
 
 
@@ -72,16 +86,18 @@ async def prepare(
     if prepared.observation.problem is not None or prepared.url is None:
         problem = prepared.observation.problem
         raise NotPrepared(problem.message if problem is not None else "there is no database login yet")
-    context = with_secrets(around.context, _secrets(gridnode, around, prepared))
-    for build in (build_database_secret, build_management_secret, build_master_secret):
-        manifest = build(gridnode, context)
-        if manifest is not None:
-            files.apply(gridnode.namespace, manifest)
     for _, what in prepared.done:
         tell(what)
+    secrets_without_key = _secrets(gridnode, around, prepared)
+    context = with_secrets(around.context, secrets_without_key)
+    _apply(files, gridnode, context, build_database_secret, build_management_secret)
     revision = prepared.observation.revision
     if not revision or revision < REVISION:
         tell(f"schema migrated to revision {await migrate(gridnode, context, around.data)}")
+    # Last: the master node may just be starting, too.
+    master_key = await _master_key(gridnode, around)
+    context = with_secrets(around.context, dataclasses.replace(secrets_without_key, master_key=master_key))
+    _apply(files, gridnode, context, build_master_secret)
     has_password = not gridnode.spec.database.iam_authentication
     return Preparation(
         variables=node_variables(gridnode, context, files),
@@ -108,12 +124,32 @@ async def leave(gridnode: GridNode, around: Surroundings) -> None:
         around.data.secrets.remove(gridnode.namespace, name)
 
 
+def _apply(
+    files: SecretFiles,
+    gridnode: GridNode,
+    context: DesiredContext,
+    *builders: Callable[[GridNode, DesiredContext], Manifest | None],
+) -> None:
+    for build in builders:
+        manifest = build(gridnode, context)
+        if manifest is not None:
+            files.apply(gridnode.namespace, manifest)
+
+
 def _secrets(gridnode: GridNode, around: Surroundings, prepared: Prepared) -> NodeSecrets:
     own = SecretKey(child_names(gridnode.name).management_secret, MANAGEMENT_TOKEN_KEY)
     token = around.data.secrets.read(gridnode.namespace, own) or secrets.token_urlsafe(_TOKEN_BYTES)
     return NodeSecrets(
         database_url=prepared.url or "",
         management_token=token,
-        master_key=around.context.secrets.master_key,
         rotation=prepared.rotation,
     )
+
+
+async def _master_key(gridnode: GridNode, around: Surroundings) -> str | None:
+    """The node's own key for the master node of this machine; None if it reports elsewhere, or has another."""
+    master = gridnode.spec.master
+    if master.url is not None or master.key_secret_ref is not None:
+        return None
+    own = SecretKey(child_names(gridnode.name).master_secret, MASTER_KEY_KEY)
+    return around.data.secrets.read(gridnode.namespace, own) or await around.node_key(node_id(gridnode))

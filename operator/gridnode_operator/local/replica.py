@@ -107,20 +107,10 @@ class Replica:
         if self._process is not None and not self.ended:
             end_group(self._process.pid)
 
-    def last_log_lines(self) -> str:
-        """The end of what it wrote, for people."""
-        try:
-            with self.log_file.open("rb") as log:
-                log.seek(max(0, log.seek(0, os.SEEK_END) - _LOG_TAIL_BYTES))
-                lines = log.read().decode("utf-8", errors="replace").splitlines()
-        except OSError:
-            return ""
-        return "\n".join(_readable(line) for line in lines[-_LOG_LINES:])
-
     async def _observe(self, process: asyncio.subprocess.Process) -> None:
         end = asyncio.create_task(process.wait())
         while not end.done():
-            ready = not self.leaving and await self._probe()
+            ready = not self.leaving and await answers_ready(self.management_port)
             if end.done():
                 break
             if ready != self.ready:
@@ -136,17 +126,30 @@ class Replica:
         self._data.forget_process(process.pid)
         self._changed()
 
-    async def _probe(self) -> bool:
-        try:
-            async with asyncio.timeout(_PROBE_TIMEOUT):
-                reader, writer = await asyncio.open_connection(LOOPBACK, self.management_port)
-                try:
-                    writer.write(b"GET /readyz HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")
-                    return (await reader.readline()).startswith(b"HTTP/1.1 200 ")
-                finally:
-                    writer.close()
-        except (OSError, TimeoutError, ValueError):
-            return False
+
+async def answers_ready(port: int) -> bool:
+    """Whether what listens on a port of this machine says that it is ready."""
+    try:
+        async with asyncio.timeout(_PROBE_TIMEOUT):
+            reader, writer = await asyncio.open_connection(LOOPBACK, port)
+            try:
+                writer.write(b"GET /readyz HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")
+                return (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+            finally:
+                writer.close()
+    except (OSError, TimeoutError, ValueError):
+        return False
+
+
+def last_log_lines(log_file: Path) -> str:
+    """The end of what a process wrote, for people."""
+    try:
+        with log_file.open("rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - _LOG_TAIL_BYTES))
+            lines = log.read().decode("utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    return "\n".join(_readable(line) for line in lines[-_LOG_LINES:])
 
 
 def listen_addresses(device_port: int, management_port: int) -> dict[str, str]:

@@ -20,7 +20,7 @@ from gridnode_operator.local.balancer import LOOPBACK, Balancer
 from gridnode_operator.local.environment import process_environment, template_of
 from gridnode_operator.local.preparation import Surroundings, leave, prepare, retire
 from gridnode_operator.local.replacement import Backoff, next_steps
-from gridnode_operator.local.replica import Replica
+from gridnode_operator.local.replica import Replica, last_log_lines
 from gridnode_operator.status import summarize_models
 
 #: Seconds after which everything is looked at again, though nothing has changed.
@@ -255,7 +255,7 @@ class GridNodeRunner:
             self._backoff.failed(served=replica.was_ready, lived=replica.lived)
             self._tell(f"a replica ended by itself (code {replica.exit_code}): starting another")
             if not replica.was_ready:
-                self._failure = f"replicas don't start; the last one wrote:\n{replica.last_log_lines()}"
+                self._failure = f"replicas don't start; the last one wrote:\n{last_log_lines(replica.log_file)}"
         if self._failure is not None and any(each.ready for each in self._replicas):
             self._failure = None
 

@@ -88,6 +88,9 @@ class Screen:
         if self._as_json:
             self._show_change("", json.dumps(self.display.as_json(view, stopping=stopping), ensure_ascii=False))
             return
+        if view.master_ready and not stopping and "" not in self._explained:
+            self._explained.add("")
+            self.tell(self.display.how_to_ask_master(view))
         for each in view.gridnodes:
             if each.settled and not stopping and each.gridnode.key not in self._explained:
                 self._explained.add(each.gridnode.key)
@@ -96,7 +99,7 @@ class Screen:
             self._live.update(self.display.table(view, stopping=stopping), refresh=True)
         else:
             for each in view.gridnodes:
-                self._show_change(each.gridnode.key, self.display.line(each))
+                self._show_change(each.gridnode.key, self.display.line(each, view.heard_of(each)))
 
     def _show_change(self, of: str, text: str) -> None:
         if self._shown.get(of) != text:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 from gridnode.db.embedded import EmbeddedPostgres
 from gridnode.errors import InvalidRequest
@@ -16,7 +16,7 @@ from gridnode_operator.desired.environment import MANAGEMENT_PORT, node_id
 from gridnode_operator.local.balancer import LOOPBACK, Balancer
 from gridnode_operator.local.data_directory import DataDirectory
 from gridnode_operator.local.environment import local_context
-from gridnode_operator.local.master import Master, start_master
+from gridnode_operator.local.master import MASTER_CONNECTIONS, Heard, LocalMaster, hold_master
 from gridnode_operator.local.ports import ROOTS_PORTS, listen_near
 from gridnode_operator.local.preparation import Surroundings
 from gridnode_operator.local.runner import GridNodeRunner, View, replicas_of, shown_name
@@ -24,7 +24,7 @@ from gridnode_operator.tenants import Tenants
 
 MASTER_PORT: Final = 5001
 _CONNECTIONS: Final = 200  # of the database server at least
-_OWN_CONNECTIONS: Final = 20  # for the administrator, and psql
+_OWN_CONNECTIONS: Final = 20 + MASTER_CONNECTIONS  # for the administrator and psql, and the master node's
 _TIMEOUTS: Final = Timeouts(connect=10.0, statement=15.0, lock=5.0)
 
 
@@ -45,16 +45,29 @@ class Addresses:
 
 @dataclass(frozen=True, slots=True)
 class StackView:
-    """Everything at one moment; ``reported`` has what the master node was told, by GridNode and model."""
+    """Everything at one moment.
+
+    Attributes:
+        master_url: Where the master node is.
+        master_ready: Whether it answers.
+        master_key_file: Holds a key for it, of scope admin.
+        heard: What it knows of each GridNode.
+    """
 
     master_url: str
+    master_ready: bool
+    master_key_file: Path | None
     gridnodes: tuple[View, ...]
-    reported: Mapping[str, Mapping[str, int]]
+    heard: Mapping[str, Heard]
+
+    def heard_of(self, view: View) -> Heard:
+        """What the master node knows of a GridNode."""
+        return self.heard.get(view.gridnode.key, Heard())
 
     @property
     def settled(self) -> bool:
-        """Whether all GridNodes are as declared."""
-        return all(view.settled for view in self.gridnodes)
+        """Whether all GridNodes are as declared, and the master node answers."""
+        return self.master_ready and all(view.settled for view in self.gridnodes)
 
 
 class LocalStack:
@@ -71,7 +84,7 @@ class LocalStack:
         self._addresses = addresses
         self._tell = tell
         self._postgres: EmbeddedPostgres | None = None
-        self._master: Master | None = None
+        self._master: LocalMaster | None = None
         self._around: Surroundings | None = None
         self._connections = 0
         self._runners: dict[str, GridNodeRunner] = {}
@@ -85,13 +98,17 @@ class LocalStack:
         """
         addresses = self._addresses
         port = MASTER_PORT if addresses.master_port is None else addresses.master_port
-        self._master = await start_master(port, exactly=addresses.master_port is not None)
+        self._data.master.mkdir(mode=0o700, exist_ok=True)
+        exactly = addresses.master_port is not None
+        self._master = await hold_master(port, exactly=exactly, data=self._data, tell=self._tell)
         self._tell("Starting PostgreSQL …")
         self._connections = max(_CONNECTIONS, 2 * _demand(gridnodes) + _OWN_CONNECTIONS)
         self._postgres = EmbeddedPostgres(self._data.path, max_connections=self._connections)
         url = await asyncio.to_thread(self._postgres.start)
+        self._master.start(url)
         self._around = Surroundings(
             data=self._data,
+            node_key=self._master.node_key,
             tenants=Tenants(
                 default_url=url,
                 installation="",
@@ -143,12 +160,10 @@ class LocalStack:
         """What there is now, in the order in which the GridNodes were added."""
         views = tuple(runner.view() for runner in self._runners.values())
         master = self._master
-        reported = (
-            {}
-            if master is None
-            else {key: master.percents(node_id(runner.latest)) for key, runner in self._runners.items()}
-        )
-        return StackView(master.url if master is not None else "", views, reported)
+        if master is None:
+            return StackView("", False, None, views, {})
+        heard = {key: master.heard(node_id(runner.latest)) for key, runner in self._runners.items()}
+        return StackView(master.url, master.ready, master.admin_key_file, views, heard)
 
     async def stop(self) -> None:
         """End everything in good order; data stay."""
@@ -159,7 +174,7 @@ class LocalStack:
             await asyncio.gather(*(runner.stop() for runner in self._runners.values()))
         finally:
             if self._master is not None:
-                await asyncio.to_thread(self._master.close)
+                await self._master.stop()
             if self._postgres is not None:
                 await asyncio.to_thread(self._postgres.stop)
 
@@ -198,7 +213,7 @@ class LocalStack:
             self._tell(f"{shown_name(gridnode)}: port {wished} {why}, phones are let in at {device.port}")
 
     def _master_port(self) -> int:
-        return urlsplit(self._master.url).port or 0 if self._master is not None else 0
+        return self._master.port if self._master is not None else 0
 
     async def _forget_removed(self) -> None:
         for key, task in list(self._tasks.items()):

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from gridnode_operator.local.data_directory import DataDirectory
 from gridnode_operator.local.display import Display
+from gridnode_operator.local.master import Heard
 from gridnode_operator.local.paths import shown_path
 from gridnode_operator.local.runner import View
 from gridnode_operator.local.session import Screen
@@ -44,7 +45,10 @@ def view(name: str = "demo", **changes: Any) -> View:
 
 
 def stack(*views: View) -> StackView:
-    return StackView("http://127.0.0.1:5001", views, {"default/demo": {"digits": 40}})
+    return StackView(
+        "http://127.0.0.1:5001", True, Path("/data/master/admin-key"), views,
+        {"default/demo": Heard({"digits": 30}, 30)},
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -67,11 +71,19 @@ def test_table_tells_each_gridnode_and_what_is_wrong(display: Display) -> None:
 
     first, second = (line.split() for line in shown.splitlines()[2:4])
     assert (first[0], first[1], first[2]) == ("demo", "2/2", "1")
-    assert "40 %" in " ".join(first)
+    assert "30 %" in " ".join(first)
     assert first[-2:] == ["http://127.0.0.1:5000", "http://127.0.0.1:5050"]
     assert second[:4] == ["other", "1/2", "-", "-"]
     assert "other: the database does not answer" in shown
     assert "Ctrl-C stops, data are kept" in " ".join(shown.split())
+
+
+def test_where_the_master_node_is_can_be_pasted_once_it_answers(display: Display) -> None:
+    lines = display.how_to_ask_master(stack(view())).splitlines()
+
+    assert "  export GRIDNODE_MASTER_URL=http://127.0.0.1:5001" in lines
+    assert "  export GRIDNODE_MASTER_API_KEY_FILE=/data/master/admin-key" in lines
+    assert lines[-1] == "  gridnode models"
 
 
 def test_commands_can_be_pasted(display: Display, tmp_path: Path) -> None:
@@ -101,10 +113,11 @@ def test_json_has_what_a_program_needs(display: Display, tmp_path: Path) -> None
     told = json.loads(json.dumps(display.as_json(stack(view()), stopping=False)))
 
     assert (told["ready"], told["stopping"], told["master_url"]) == (True, False, "http://127.0.0.1:5001")
+    assert (told["master_ready"], told["master_key_file"]) == (True, "/data/master/admin-key")
     [one] = told["gridnodes"]
     assert one["token_file"] == f"{tmp_path}/secrets/default/demo-management/token"
     assert one["models"] == [{"name": "digits", "version": "1.0", "state": "active", "progress": 40}]
-    assert (one["reported"], one["progress"], one["url"]) == ({"digits": 40}, 40, "http://127.0.0.1:5000")
+    assert (one["reported"], one["progress"], one["url"]) == ({"digits": 30}, 30, "http://127.0.0.1:5000")
     assert display.as_json(stack(view()), stopping=True)["ready"] is False
     assert display.as_json(stack(view(settled=False)), stopping=False)["ready"] is False
 
@@ -117,7 +130,7 @@ def test_lines_tell_only_what_has_changed(display: Display, capsys: pytest.Captu
 
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines] == ["0/2", "1/2", "2/2"]
-    assert lines[0] == "demo: 0/2 ready, models 1, progress 40 %, http://127.0.0.1:5000"
+    assert lines[0] == "demo: 0/2 ready, models 1, progress 30 %, http://127.0.0.1:5000"
 
 
 def test_commands_are_told_once(display: Display) -> None:

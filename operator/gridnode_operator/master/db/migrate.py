@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import OperationalError
+
+from gridnode.db.migrate import lock_schema
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -15,30 +19,48 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 #: The revision this code works with; a test keeps it equal to Alembic's newest.
-REVISION: Final = "0001"
-
-# Another than the nodes': they may migrate at the same time.
-_LOCK: Final = 0x67726964_6D617374
+REVISION: Final = "0002"
+_PAUSE: Final = 2.0
 
 
-def upgrade(url: str | URL, *, schema: str | None, connect_timeout: float = 20) -> str:
+def upgrade(url: str | URL, *, schema: str | None, connect_timeout: float = 20, patience: float = 0) -> str:
     """Make the schema if there is none, bring it to :data:`REVISION` and return that.
 
     Of several callers one migrates; the others wait for it and find nothing left to do. A migration that fails leaves
     the schema as it was.
+
+    Args:
+        patience: Seconds that a database may take to answer, as one that is just being installed does.
+
+    Raises:
+        OperationalError: It did not answer in that time.
     """
     from alembic import command
 
     engine = create_engine(make_url(url), connect_args={"connect_timeout": max(2, int(connect_timeout))})
     try:
+        _wait_until_it_answers(engine, patience)
         with engine.begin() as connection:
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
-            _use_schema(connection, schema)
+            lock_schema(connection, schema)
             command.upgrade(_config(connection), "head")
     finally:
         engine.dispose()
     log.info("the master node's schema is at revision %s", REVISION)
     return REVISION
+
+
+def _wait_until_it_answers(engine: Engine, patience: float) -> None:
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            engine.connect().close()
+        except OperationalError as error:
+            if time.monotonic() + _PAUSE > deadline:
+                raise
+            log.warning("waiting for the database: %s", str(error.orig).strip())
+            time.sleep(_PAUSE)
+        else:
+            return
 
 
 def head_revision() -> str:
@@ -55,13 +77,3 @@ def _config(connection: Connection | None) -> Config:
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
     return config
-
-
-def _use_schema(connection: Connection, schema: str | None) -> None:
-    if schema is None:
-        return
-    quoted = connection.dialect.identifier_preparer.quote_identifier(schema)
-    # Asked first: CREATE SCHEMA IF NOT EXISTS needs the right to create one even if there is nothing to create.
-    if connection.execute(text("SELECT to_regnamespace(:name)"), {"name": quoted}).scalar() is None:
-        connection.execute(text(f"CREATE SCHEMA {quoted}"))
-    connection.execute(text(f"SET LOCAL search_path = {quoted}"))

@@ -15,6 +15,8 @@ from gridnode.declared_settings import InvalidSetting
 from gridnode_operator.master.errors import StorageFailed
 
 _CHUNK: Final = 1 << 18
+#: There, making directories makes buckets: a wrong name must be told, and not become one.
+_OBJECT_STORES: Final = frozenset({"s3", "s3a", "gcs", "gs", "abfs", "abfss", "az"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +40,13 @@ class Storage:
 
     def __init__(self, url: str) -> None:
         try:
+            _register_object_stores()
             self._files, root = fsspec.core.url_to_fs(url)
         except (ValueError, ImportError) as error:
             raise InvalidSetting(f"GRIDNODE_MASTER_STORAGE_URL {url!r} can't be used: {error}.") from None
         self._root = str(root).rstrip("/")
+        protocol = self._files.protocol
+        self._has_directories = _OBJECT_STORES.isdisjoint([protocol] if isinstance(protocol, str) else protocol)
 
     def write(self, directory: str, chunks: Iterable[bytes]) -> Stored:
         """Store a file under a name of its own; it is there whole, or not at all.
@@ -57,7 +62,8 @@ class Storage:
         full = f"{self._root}/{path}"
         digest, size = hashlib.sha256(), 0
         with _translated():
-            self._files.makedirs(f"{self._root}/{directory}", exist_ok=True)
+            if self._has_directories:
+                self._files.makedirs(f"{self._root}/{directory}", exist_ok=True)
             file = self._files.open(full, "wb")
         try:
             for chunk in chunks:
@@ -80,8 +86,11 @@ class Storage:
         Raises:
             StorageFailed: it can't be opened.
         """
+        full = f"{self._root}/{path}"
         with _translated():
-            file = self._files.open(f"{self._root}/{path}", "rb")
+            # Asked first: obstore's file complains on standard error when there is none.
+            self._files.info(full)
+            file = self._files.open(full, "rb")
         return _pieces(file)
 
     def delete(self, path: str) -> None:
@@ -110,6 +119,17 @@ class Storage:
             file.close()
         with contextlib.suppress(Exception):
             self._files.rm_file(full)
+
+
+def _register_object_stores() -> None:
+    """Use obstore where it is installed: fsspec's own need libraries that don't go together with kubernetes'."""
+    try:
+        from obstore.fsspec import register
+    except ImportError:
+        return
+    for protocol in ("s3", "gs", "abfs"):
+        with contextlib.suppress(ValueError):  # registered already
+            register(protocol)
 
 
 def _pieces(file: Any) -> Iterator[bytes]:

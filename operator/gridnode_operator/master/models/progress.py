@@ -66,7 +66,8 @@ def cycle_of(event: ProgressEvent, completed_before: CycleRow | None) -> tuple[i
     figures = event.figures
     if figures.number is not None:
         return figures.number, figures.end or "completed"
-    if event.cycle is None or (event.cycle == 0 and figures.is_empty):
+    # A node that tells its process's state says which cycle its figures are of, if it has any.
+    if event.cycle is None or event.state is not None or (event.cycle == 0 and figures.is_empty):
         return None
     was_told = completed_before is not None and completed_before.state == "completed"
     if event.cycle == 0 or (event.finished and was_told and not figures.is_empty):

@@ -78,6 +78,7 @@ def list_models(
     node: int | None = None,
     dataset: int | None = None,
     name: str | None = None,
+    contains: str | None = None,
     after: int = 0,
     limit: int = 100,
 ) -> list[ModelView]:
@@ -90,6 +91,7 @@ def list_models(
         node: Row of a node.
         dataset: Row of a dataset.
         name: The whole name.
+        contains: A part of the name, in upper or lower case.
         after: Only rows after this one (the last of the page before).
         limit: Entries at most.
 
@@ -103,6 +105,8 @@ def list_models(
         query = query.where(Model.dataset_id == dataset)
     if name is not None:
         query = query.where(Model.name == name)
+    if contains is not None:
+        query = query.where(Model.name.icontains(contains, autoescape=True))
     return model_views(session, query)
 
 

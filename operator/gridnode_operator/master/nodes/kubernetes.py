@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -35,29 +35,31 @@ _CONFLICT: Final = 409
 
 
 class KubernetesProvider:
-    """All GridNodes of one namespace, or of the cluster; new ones in one namespace.
+    """All GridNodes of some namespaces, or of the cluster; new ones in one namespace.
 
     Args:
         template: Specs of new GridNodes.
         namespace: Where new ones are made; the pod's own if None.
+        watched: Namespaces whose GridNodes there are, besides that one; all of the cluster if empty.
         kubeconfig: File to connect with; the pod's service account, else the user's default file, if None.
     """
 
-    def __init__(self, template: NodeTemplate, *, namespace: str | None = None, kubeconfig: Path | None = None) -> None:
+    def __init__(
+        self,
+        template: NodeTemplate,
+        *,
+        namespace: str | None = None,
+        watched: Collection[str] = (),
+        kubeconfig: Path | None = None,
+    ) -> None:
         self._template = template
         self._kubeconfig = kubeconfig
         self.namespace = namespace or _own_namespace()
+        self._watched = sorted({*watched, self.namespace}) if watched else []
 
     def observe(self) -> list[ObservedNode]:
-        """All GridNodes that the account may list."""
-        found: list[ObservedNode] = []
-        token: str | None = None
-        while True:
-            page = self._call("GridNodes can't be listed", self._list_page, token)
-            found += [_observed(each) for item in page.get("items", []) if (each := _parsed(item)) is not None]
-            token = page.get("metadata", {}).get("continue")
-            if not token:
-                return found
+        """All GridNodes of the namespaces."""
+        return [_observed(each) for each in self._list()]
 
     def create(self, request: NodeRequest) -> str:
         """Create the GridNode; one of this name that the master node made before is the same."""
@@ -97,15 +99,26 @@ class KubernetesProvider:
 
     def _find(self, wanted: str) -> GridNode | None:
         namespace, _, name = wanted.partition("/")
-        gridnode = self._get(namespace, name) if name else None
+        if not name or (self._watched and namespace not in self._watched):
+            return None
+        gridnode = self._get(namespace, name)
         if gridnode is not None and node_id(gridnode) == wanted:
             return gridnode
-        if not name:
-            return None
         # The id of a long name is a shortened one.
-        page = self._call("GridNodes can't be listed", self._list_page, None)
-        parsed = (_parsed(item) for item in page.get("items", []))
-        return next((each for each in parsed if each is not None and node_id(each) == wanted), None)
+        return next((each for each in self._list() if node_id(each) == wanted), None)
+
+    def _list(self) -> list[GridNode]:
+        namespaces: list[str | None] = [*self._watched] or [None]
+        return [each for namespace in namespaces for each in self._list_of(namespace)]
+
+    def _list_of(self, namespace: str | None) -> Iterator[GridNode]:
+        token: str | None = None
+        while True:
+            page = self._call("GridNodes can't be listed", self._list_page, namespace, token)
+            yield from (each for item in page.get("items", []) if (each := _parsed(item)) is not None)
+            token = page.get("metadata", {}).get("continue")
+            if not token:
+                return
 
     def _get(self, namespace: str, name: str) -> GridNode | None:
         try:
@@ -118,10 +131,12 @@ class KubernetesProvider:
             GROUP, VERSION, namespace, PLURAL, name, _request_timeout=_TIMEOUT
         )
 
-    def _list_page(self, token: str | None) -> Any:
+    def _list_page(self, namespace: str | None, token: str | None) -> Any:
         options: dict[str, Any] = {"limit": _PAGE, "_request_timeout": _TIMEOUT}
         if token:
             options["_continue"] = token
+        if namespace is not None:
+            return self._custom.list_namespaced_custom_object(GROUP, VERSION, namespace, PLURAL, **options)
         return self._custom.list_cluster_custom_object(GROUP, VERSION, PLURAL, **options)
 
     def _create(self, manifest: dict[str, Any]) -> Any:

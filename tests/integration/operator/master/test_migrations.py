@@ -9,6 +9,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import create_engine, inspect, text
 
+from gridnode.db.migrate import lock_schema
 from gridnode_operator.master.db.migrate import REVISION, head_revision, upgrade
 from gridnode_operator.master.db.models import Base
 from gridnode_operator.master.settings import DEFAULT_SCHEMA
@@ -32,6 +33,19 @@ def test_several_may_migrate_at_once(empty_database_url: str) -> None:
     with ThreadPoolExecutor(4) as pool:
         done = list(pool.map(lambda _: upgrade(empty_database_url, schema=DEFAULT_SCHEMA), range(4)))
     assert done == [REVISION] * 4
+
+
+def test_migrating_waits_for_nobody_who_migrates_another_schema(empty_database_url: str) -> None:
+    engine = create_engine(empty_database_url)
+    with ThreadPoolExecutor(1) as pool:
+        with engine.begin() as another:
+            lock_schema(another, "first")
+            assert upgrade(empty_database_url, schema="second") == REVISION
+            waiting = pool.submit(upgrade, empty_database_url, schema="first")
+            with pytest.raises(TimeoutError):
+                waiting.result(0.5)
+        assert waiting.result(30) == REVISION
+    engine.dispose()
 
 
 def test_everything_is_in_the_schema_of_its_own(master_url: str) -> None:
