@@ -92,7 +92,8 @@ async def prepare(
     context = with_secrets(around.context, secrets_without_key)
     _apply(files, gridnode, context, build_database_secret, build_management_secret)
     revision = prepared.observation.revision
-    if not revision or revision < REVISION:
+    # It can't be read while replicas that are to go hold more connections than the login may have from now on.
+    if not migrated if revision is None else revision < REVISION:
         tell(f"schema migrated to revision {await migrate(gridnode, context, around.data)}")
     # Last: the master node may just be starting, too.
     master_key = await _master_key(gridnode, around)

@@ -87,6 +87,18 @@ def test_gridnodes_follow_the_file(up: Up) -> None:
     assert "its models are deleted (reclaimPolicy Delete)" in up.log()
 
 
+def test_replicas_go_down_to_none_and_come_back(up: Up) -> None:
+    for replicas in (3, 0, 1):
+        up.write(manifest("one", {"replicas": replicas}))
+        up.wait_until(lambda _, wanted=replicas: _has_replicas(up, wanted))  # type: ignore[misc]
+        assert not up.gridnode("one").get("problem")
+
+
+def _has_replicas(up: Up, wanted: int) -> bool:
+    one = up.gridnode("one")
+    return bool(one["replicas"] == one["ready_replicas"] == len(one["process_ids"]) == wanted)
+
+
 def test_file_that_can_not_be_used_changes_nothing(up: Up) -> None:
     before = up.gridnode("one")
 
