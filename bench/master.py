@@ -1,4 +1,4 @@
-"""How many progress events a second the master node makes durable, and how long its overview takes.
+"""How many progress events a second the master node makes durable, and how long its overview and dashboard take.
 
 One master node process and a PostgreSQL that syncs each commit, on this machine, which also holds the load: threads
 with kept-alive connections, each posting the events of its own nodes in order, as a node's outbox does.
@@ -27,6 +27,7 @@ from pathlib import Path
 import psutil
 
 from gridnode.db.embedded import EmbeddedPostgres
+from tests.support.dashboard_client import DashboardClient
 from tests.support.master_process import ADMIN, MasterProcess
 
 _PROCESSES = 2
@@ -60,10 +61,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
             fill(master.port, key, load)
             print(f"models known: {load.nodes * load.models}")
             report_overview(master, database, "overview, nobody watches")
+            report_page(master, database, "dashboard, nobody watches")
             for _ in range(given.viewers):
                 stack.enter_context(_Viewer(master.port))
             report_overview(master, database, f"overview, {given.viewers} watch")
+            report_page(master, database, f"dashboard, {given.viewers} watch")
             report_events(master, database, key, load, given.viewers)
+            stack.close()
+            visitor = DashboardClient(master.port).signed_in(ADMIN)
+            for _ in range(given.viewers):
+                stack.enter_context(_OpenPage(master.port, visitor.session_cookie or ""))
+            with _Clock(visitor) as clock:
+                report_events(master, database, key, load, given.viewers)
+            print(f"dashboard, {given.viewers} pages open that follow these events: {clock}")
 
 
 def fill(port: int, key: str, load: Load) -> None:
@@ -85,6 +95,28 @@ def report_overview(master: MasterProcess, database: Path, what: str, count: int
     print(
         f"{what}: median {statistics.median(seconds) * 1000:.0f} ms, worst {max(seconds) * 1000:.0f} ms, "
         f"{size / 1000:.0f} kB; CPU {own / count * 1000:.0f} ms, of the database {of_database / count * 1000:.0f} ms"
+    )
+
+
+def report_page(master: MasterProcess, database: Path, what: str, count: int = 10) -> None:
+    """Print how long the dashboard's overview takes: made anew, and as it was made a moment ago."""
+    visitor = DashboardClient(master.port).signed_in(ADMIN)
+    visitor.page()
+    anew: list[float] = []
+    again: list[float] = []
+    usage = _Usage(master, database)
+    size = 0
+    for _ in range(count):
+        time.sleep(2.1)  # It is kept for two seconds.
+        for seconds in (anew, again):
+            started = time.perf_counter()
+            size = len(visitor.get().content)
+            seconds.append(time.perf_counter() - started)
+    own, of_database = usage.seconds()
+    print(
+        f"{what}: median {statistics.median(anew) * 1000:.0f} ms, worst {max(anew) * 1000:.0f} ms, "
+        f"again {statistics.median(again) * 1000:.0f} ms, {size / 1000:.0f} kB; "
+        f"CPU of both {own / count * 1000:.0f} ms, of the database {of_database / count * 1000:.0f} ms"
     )
 
 
@@ -197,13 +229,41 @@ def _event(node: int, model: int, cycle: int) -> dict[str, object]:
     }
 
 
+class _Clock:
+    """Opens the dashboard's overview again and again, as long as the block runs."""
+
+    def __init__(self, visitor: DashboardClient) -> None:
+        self._visitor = visitor
+        self._seconds: list[float] = []
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        while not self._ended.wait(0.25):
+            started = time.perf_counter()
+            self._visitor.page()
+            self._seconds.append(time.perf_counter() - started)
+
+    def __enter__(self) -> _Clock:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def __str__(self) -> str:
+        self._seconds.sort()
+        middle, late = statistics.median(self._seconds), self._seconds[int(len(self._seconds) * 0.95)]
+        return f"median {middle * 1000:.0f} ms, 95 % {late * 1000:.0f} ms, from the request to the last byte"
+
+
 class _Viewer:
     """An open event stream that somebody reads."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, path: str = "/api/v1/stream", header: str = f"Authorization: Bearer {ADMIN}") -> None:
         self._socket = socket.create_connection(("127.0.0.1", port))
-        request = f"GET /api/v1/stream HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {ADMIN}\r\n\r\n"
-        self._socket.sendall(request.encode())
+        self._socket.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n{header}\r\n\r\n".encode())
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
@@ -218,6 +278,29 @@ class _Viewer:
 
     def __exit__(self, *_: object) -> None:
         self._socket.close()
+
+
+class _OpenPage(_Viewer):
+    """The overview in a browser: it reads itself anew when something has changed, at most every three seconds."""
+
+    _SECONDS = 3.0
+
+    def __init__(self, port: int, session: str) -> None:
+        self._port = port
+        self._cookie = f"gridnode_session={session}"
+        self._due = time.monotonic()
+        super().__init__(port, "/dashboard/stream", f"Cookie: {self._cookie}")
+
+    def _read(self) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
+        try:
+            while received := self._socket.recv(1 << 16):
+                if b"event: changed" in received and time.monotonic() >= self._due:
+                    connection.request("GET", "/dashboard", headers={"Cookie": self._cookie, "X-Fragment": "1"})
+                    connection.getresponse().read()
+                    self._due = time.monotonic() + self._SECONDS
+        except OSError:
+            return
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from gridnode_operator.master.db.migrate import upgrade
 from gridnode_operator.master.settings import MasterSettings, load_master_settings, secret_values
 
 log = logging.getLogger(__name__)
+#: Seconds that the database may take to answer at start; Kubernetes' startup probe is as patient.
+_PATIENCE = 300.0
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on.", show_default=False)]
 Port = Annotated[
@@ -74,7 +76,12 @@ def master(
         data_dir=data_dir, legacy_access=legacy_access, log_level=log_level,
     )  # fmt: skip
     with database(settings) as url:
-        upgrade(url, schema=settings.database_schema, connect_timeout=settings.database_connect_timeout)
+        upgrade(
+            url,
+            schema=settings.database_schema,
+            connect_timeout=settings.database_connect_timeout,
+            patience=0 if migrate else _PATIENCE,
+        )
         if migrate:
             return
         from gridnode_operator.master.master import Master
@@ -82,9 +89,14 @@ def master(
 
         node = Master(settings, url)
         listener = bind(settings.host, settings.port)
+        host, port = listener.getsockname()[:2]
         log.info(
             "serving the master node",
-            extra={"address": "{}:{}".format(*listener.getsockname()[:2]), "provider": settings.provider},
+            extra={
+                "address": f"{host}:{port}",
+                "provider": settings.provider,
+                "dashboard": f"{settings.public_url or f'http://127.0.0.1:{port}'}/dashboard",
+            },
         )
         if settings.legacy_access:
             log.warning("clients without a key are let in: whoever reaches this port can act for any owner")

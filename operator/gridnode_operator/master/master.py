@@ -8,6 +8,7 @@ from typing import Final
 
 from gridnode_operator.master.app import make_app
 from gridnode_operator.master.background import Background
+from gridnode_operator.master.dashboard.blueprint import add_dashboard
 from gridnode_operator.master.datasets.service import DatasetNodes
 from gridnode_operator.master.db.session import make_database
 from gridnode_operator.master.finished.service import FinishedModels
@@ -75,7 +76,7 @@ class Master:
         )
         self.observer = Observer(self.database, provider, changed=self._notify)
         self._background = self._make_background()
-        self.app = make_app(self.services)
+        self.app = make_app(self.services, add_dashboard)
 
     def bridge(self, executor: Executor, *, answer_seconds: float) -> Bridge:
         """The ASGI application."""
@@ -135,5 +136,7 @@ def make_provider(settings: MasterSettings) -> NodeProvider:
         # Its client takes a second to import.
         from gridnode_operator.master.nodes.kubernetes import KubernetesProvider
 
-        return KubernetesProvider(NodeTemplate(settings.node_template), namespace=settings.namespace)
+        return KubernetesProvider(
+            NodeTemplate(settings.node_template), namespace=settings.namespace, watched=settings.watch_namespaces
+        )
     return NoProvider()

@@ -93,7 +93,7 @@ class MasterSettings:
         kinds.http_url(),
     )  # fmt: skip
     session_idle: float = setting(
-        3600.0, "Seconds after which a session of the dashboard ends that nobody uses; an open page uses it.",
+        3600.0, "Seconds after which a session of the dashboard ends that nobody uses; a page in view uses it.",
         kinds.number("seconds", minimum=60),
     )  # fmt: skip
     session_lifetime: float = setting(

@@ -67,6 +67,28 @@ class ApiKey(Base):
     last_used_at: Mapped[datetime | None]
 
 
+class DashboardSession(Base):
+    """Somebody who is signed in to the dashboard. Only the digest of the cookie is kept, as with keys."""
+
+    __tablename__ = "dashboard_sessions"
+    __table_args__ = (
+        CheckConstraint("method IN ('token', 'key', 'oidc')", name="dashboard_sessions_method_check"),
+        # A session ends with the key that opened it, or with the settings that let its visitor in.
+        CheckConstraint("(method = 'key') = (key_id IS NOT NULL)", name="dashboard_sessions_key_check"),
+        CheckConstraint("(method = 'key') = (proof IS NULL)", name="dashboard_sessions_proof_check"),
+    )
+
+    digest: Mapped[bytes] = mapped_column(primary_key=True)
+    method: Mapped[str]
+    # Who it is, for the person to see.
+    visitor: Mapped[str]
+    key_id: Mapped[int | None] = mapped_column(ForeignKey("api_keys.id", ondelete="CASCADE"))
+    # Digest of the settings by which the visitor was let in.
+    proof: Mapped[bytes | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
 class Node(Base):
     """A node that has reported, or that the provider knows."""
 

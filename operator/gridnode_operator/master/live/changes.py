@@ -153,7 +153,11 @@ def render(changed: Changed, wanted: Filter) -> bytes:
         and wanted.node in (None, node.id)
         and (wanted.owner is None or owners == {wanted.owner})
     ]
-    return message("progress", {"models": models, "nodes": nodes}) if models or nodes else b""
+    if not models and not nodes:
+        return b""
+    if wanted.brief:
+        return message("changed", {"models": [model.id for model in models], "nodes": [node.id for node in nodes]})
+    return message("progress", {"models": models, "nodes": nodes})
 
 
 def message(event: str, data: Any) -> bytes:

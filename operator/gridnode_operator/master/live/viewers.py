@@ -24,11 +24,13 @@ class Filter:
         owner: Whose models; None is all.
         model: Only this row's model.
         node: Only what is of this row's node.
+        brief: Only which rows have changed, for viewers that read anew what they show.
     """
 
     owner: str | None = None
     model: int | None = None
     node: int | None = None
+    brief: bool = False
 
 
 class Viewer:
@@ -108,6 +110,8 @@ class Viewers:
                 viewer.put(message)
 
 
-def filter_for(principal: Principal, *, model: int | None = None, node: int | None = None) -> Filter:
+def filter_for(
+    principal: Principal, *, model: int | None = None, node: int | None = None, brief: bool = False
+) -> Filter:
     """What a caller may watch."""
-    return Filter(owner=None if principal.sees_all else principal.owner or "", model=model, node=node)
+    return Filter(owner=None if principal.sees_all else principal.owner or "", model=model, node=node, brief=brief)

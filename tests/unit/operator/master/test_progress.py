@@ -94,6 +94,9 @@ def test_figures_of_a_model_finished_early_are_of_the_cycle_that_was_given_up() 
 def test_event_about_no_cycle() -> None:
     assert cycle_of(replace(event(1), cycle=0, figures=CycleFigures()), None) is None
     assert cycle_of(replace(event(1), cycle=None), None) is None
+    # Paused, resumed, failed or deleted, between two cycles.
+    assert cycle_of(replace(event(2), state="paused", figures=CycleFigures()), None) is None
+    assert cycle_of(replace(event(2), state="active", figures=CycleFigures(number=2)), None) == (2, "completed")
 
 
 def test_reports_are_counted_beyond_those_that_were_counted() -> None:

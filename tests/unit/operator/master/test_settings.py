@@ -69,3 +69,28 @@ def test_each_setting_is_described() -> None:
     specs = list(master_setting_specs())
     assert [spec.name for spec in specs] == [each.name for each in fields(MasterSettings)]
     assert all(spec.description.endswith(".") for spec in specs)
+
+
+OIDC = {
+    "OIDC_ISSUER": "https://login.example.org/",
+    "OIDC_CLIENT_ID": "gridnode",
+    "OIDC_CLIENT_SECRET": "secret-of-the-client",
+    "OIDC_EMAILS": "ann@example.org, @staff.example.org,",
+    "PUBLIC_URL": "https://grid.example.org/",
+}
+
+
+def test_openid_connect() -> None:
+    settings = load_master_settings({f"{PREFIX}{name}": value for name, value in OIDC.items()})
+    assert settings.oidc_issuer == "https://login.example.org"
+    assert settings.oidc_emails == ("ann@example.org", "@staff.example.org")
+    assert settings.public_url == "https://grid.example.org"
+    assert "secret-of-the-client" not in repr(settings)
+    assert "secret-of-the-client" in secret_values(settings)
+
+
+@pytest.mark.parametrize("missing", ["OIDC_CLIENT_ID", "OIDC_CLIENT_SECRET", "OIDC_EMAILS", "PUBLIC_URL"])
+def test_openid_connect_by_halves_is_refused(missing: str) -> None:
+    with pytest.raises(InvalidSetting) as refused:
+        load_master_settings({f"{PREFIX}{name}": value for name, value in OIDC.items() if name != missing})
+    assert f"{PREFIX}{missing}" in refused.value.message

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[import-untyped]
 
 from gridnode.declared_settings import InvalidSetting
 from gridnode_operator.master.errors import StorageFailed
@@ -60,6 +63,26 @@ def test_what_reads_back_otherwise_is_refused(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(StorageFailed, match="reads back"):
         storage.write("7", [b"x"])
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_no_bucket_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As fsspec's own object stores are: objects need no directories, and making them makes the bucket."""
+
+    class Bucket(MemoryFileSystem):  # type: ignore[misc]
+        protocol = "az"
+        store: ClassVar[dict[str, Any]] = {}
+        pseudo_dirs: ClassVar[list[str]] = [""]
+
+        def makedirs(self, path: str, exist_ok: bool = False) -> None:
+            raise AssertionError(f"made {path}")
+
+        def open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+            self.pseudo_dirs.append(self._parent(path))
+            return super().open(path, mode, **options)
+
+    monkeypatch.setitem(importlib.import_module("fsspec.registry")._registry, "az", Bucket)
+    storage = Storage("az://models/finished")
+    assert b"".join(storage.read(storage.write("7", CONTENT).path)) == WHOLE
 
 
 def test_unknown_kind_of_url() -> None:

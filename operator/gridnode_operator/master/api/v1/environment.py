@@ -63,15 +63,16 @@ def add_environment_routes(app: Flask, services: Services) -> None:
         return event_stream(services, principal())
 
 
-def event_stream(services: Services, caller: Principal) -> Response:
+def event_stream(services: Services, caller: Principal, *, brief: bool = False) -> Response:
     """An answer that goes on as server-sent events about what the caller may see.
 
-    For pages too, which authorize their visitors by a session. ``?model=`` and ``?node=`` narrow it down.
+    For pages too, which authorize their visitors by a session, and want to know only which rows have changed
+    (``brief``). ``?model=`` and ``?node=`` narrow it down.
 
     Raises:
         Unavailable: too many watch.
     """
-    wanted = filter_for(caller, model=optional_whole("model"), node=optional_whole("node"))
+    wanted = filter_for(caller, model=optional_whole("model"), node=optional_whole("node"), brief=brief)
     services.viewers.check_room()
     request.environ[WATCH] = wanted
     # A proxy that collects the answer before it passes it on would pass on nothing.
