@@ -1,4 +1,4 @@
-"""The real syft.js 0.1.4 trains a plan built here on a real node, to the end."""
+"""The real syft.js 0.1.4, in Node.js and in Chromium, trains a plan built here on a real node, to the end."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 from gridnode.protocol.syft_proto import decode_state
 from gridnode.sdk import build_plan
 from tests.support.node import NodeProcess
 from tests.support.postgres import PostgresForTests
 from tests.support.recordings import Hosting
+from tests.support.sdk.browser import phone_page
 from tests.support.sdk.models import CASES, FOR_BROWSERS, make, train_with_autograd
 
 pytestmark = [
@@ -49,19 +51,37 @@ def modules() -> Path:
     return base / "node_modules"
 
 
-@pytest.mark.parametrize("name", sorted(FOR_BROWSERS))
-def test_syft_js_trains_a_built_plan_to_the_end(name: str, node: NodeProcess, modules: Path, tmp_path: Path) -> None:
+def host(name: str, node: NodeProcess, hosted_as: str) -> tuple[Tensor, Tensor]:
+    """Host the case's plan for one phone that has the batch, which is returned."""
     module, (X, y) = make(CASES[name])  # noqa: N806 - as plans name it
     plan = build_plan(module, (X, y), **CASES[name].options)
+    client = {"name": hosted_as, "version": "1.0", "batch_size": len(X), "lr": LR, "max_updates": UPDATES}
     node.management.host(
         Hosting(
             model=plan.state,
             plans={"training_plan": plan.data},
             averaging_plan=b"",
-            client_config={"name": name, "version": "1.0", "batch_size": len(X), "lr": LR, "max_updates": UPDATES},
+            client_config=client,
             server_config={"num_cycles": CYCLES, "min_diffs": 1, "max_diffs": 1, "do_not_reuse_workers_until_cycle": 0},
         )
     )
+    return X, y
+
+
+def check_trained(name: str, node: NodeProcess, hosted_as: str, cycles: list[list[tuple[float, float]]]) -> None:
+    """The final checkpoint is what PyTorch gets. One phone with all data: the same as training in one place."""
+    assert [len(losses) for losses in cycles] == [UPDATES] * CYCLES
+    trained = decode_state(node.management.wait_for_checkpoint(hosted_as, CYCLES + 1)).tensors
+    module, batch = make(CASES[name])
+    expected = train_with_autograd(CASES[name], module, batch, LR, CYCLES * UPDATES)
+    for got, wanted in zip(trained, expected, strict=True):
+        np.testing.assert_allclose(got, wanted.numpy(), rtol=1e-4, atol=1e-5)
+    assert cycles[-1][-1][0] < cycles[0][0][0]
+
+
+@pytest.mark.parametrize("name", sorted(FOR_BROWSERS))
+def test_syft_js_trains_a_built_plan_to_the_end(name: str, node: NodeProcess, modules: Path, tmp_path: Path) -> None:
+    X, y = host(name, node, name)  # noqa: N806
     data = tmp_path / "data.json"
     data.write_text(json.dumps({"inputs": X.tolist(), "targets": y.tolist()}))
 
@@ -75,11 +95,24 @@ def test_syft_js_trains_a_built_plan_to_the_end(name: str, node: NodeProcess, mo
     )
 
     assert done.returncode == 0, done.stderr[-3000:]
-    cycles = json.loads(done.stdout.splitlines()[-1])
-    assert len(cycles) == CYCLES
-    trained = decode_state(node.management.wait_for_checkpoint(name, CYCLES + 1)).tensors
-    # One phone with all data: the same as training in PyTorch.
-    expected = train_with_autograd(CASES[name], make(CASES[name])[0], (X, y), LR, CYCLES * UPDATES)
-    for got, wanted in zip(trained, expected, strict=True):
-        np.testing.assert_allclose(got, wanted.numpy(), rtol=1e-4, atol=1e-5)
-    assert cycles[-1][-1][0] < cycles[0][0][0]
+    check_trained(name, node, name, json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize("name", ["softmax", "bce"])
+@pytest.mark.parametrize("scheme", ["http", "ws"])
+def test_syft_js_in_a_browser_trains_a_built_plan_to_the_end(
+    name: str, scheme: str, node: NodeProcess, modules: Path, tmp_path: Path
+) -> None:
+    hosted_as = f"{name}-in-chromium-{scheme}"
+    X, y = host(name, node, hosted_as)  # noqa: N806
+
+    with phone_page(modules, tmp_path / "page") as page:
+        messages: list[str] = []
+        page.on("pageerror", lambda error: messages.append(str(error)))
+        cycles = page.evaluate(
+            "([url, name, data]) => trainToTheEnd(tf, syft.Syft, url, name, data)",
+            [f"{scheme}://127.0.0.1:{node.device_port}", hosted_as, {"inputs": X.tolist(), "targets": y.tolist()}],
+        )
+
+    assert not messages
+    check_trained(name, node, hosted_as, cycles)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from gridnode.sdk import check_plan
-from gridnode.simulation.datasets import Examples
+from gridnode.simulation.datasets import Examples, load_examples
 from gridnode.simulation.fleet import Fleet, Limits, Population, build_phones
 from gridnode.simulation.phone import Target
+from tests.support.master_process import MasterProcess
 from tests.support.node import ROOT, TOKEN, NodeProcess
+from tests.support.postgres import PostgresForTests
 
 pytestmark = [pytest.mark.torch, pytest.mark.integration, pytest.mark.filterwarnings("ignore")]
 
@@ -53,5 +56,40 @@ def test_step_and_averaging_are_built() -> None:
     assert {"bounded", "by_position", "mine"} <= names.keys()
 
 
+def test_master_makes_a_dataset_and_a_key(
+    postgres: PostgresForTests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nodes = tmp_path / "nodes.yaml"
+    nodes.write_text('nodes: [{node_id: lab, url: "http://lab.test:5000", management_url: "http://127.0.0.1:9"}]')
+    with (
+        postgres.database(migrated=False) as url,
+        MasterProcess(url, tmp_path, provider="static", nodes_file=nodes) as master,
+    ):
+        monkeypatch.setenv("GRIDNODE_MASTER_URL", master.url)
+        monkeypatch.setenv("GRIDNODE_MASTER_API_KEY", master.key("notebook", owner="ann"))
+        names: dict[str, Any] = {}
+        # This node never answers; tests/integration/sdk waits for one that does.
+        exec(PROGRAMS[3].replace("    dataset.wait_until_ready()\n", ""), names)
+
+    assert "phones call" in capsys.readouterr().out
+    assert names["app_key"].scope == "app"
+    assert names["dataset"].view["models"] == ["steps-mlp"]
+
+
+def test_function_of_the_page_gives_data_by_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (shown,) = re.findall(r"```text\n# my_data\.py\n(.*?)```", PAGE, re.DOTALL)
+    (tmp_path / "my_data.py").write_text(shown)
+    (tmp_path / "steps.csv").write_text(
+        "owner,hour,weekday,steps\n" + "".join(f"{n // 3},{n},0,{n}.5\n" for n in range(9))
+    )
+    monkeypatch.chdir(tmp_path)
+
+    examples = load_examples("my_data:steps")
+
+    assert (examples.inputs.shape, examples.targets.shape) == ((9, 2), (9, 1))
+    assert examples.owners is not None
+    assert examples.owners.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
 def test_each_program_of_the_page_is_run_here() -> None:
-    assert len(PROGRAMS) == 3
+    assert len(PROGRAMS) == 4

@@ -95,12 +95,20 @@ class Phone:
         tally: shared by all phones.
         stopping: no new session once it is set.
         seed: decides everything the phone does on purpose.
+        host: address of the replicas.
     """
 
     def __init__(
-        self, ports: Sequence[int], trainings: Sequence[Training], tally: Tally, stopping: threading.Event, seed: int
+        self,
+        ports: Sequence[int],
+        trainings: Sequence[Training],
+        tally: Tally,
+        stopping: threading.Event,
+        seed: int,
+        host: str = "127.0.0.1",
     ) -> None:
         self._ports = ports
+        self._host = host
         self._trainings = trainings
         self._tally = tally
         self._stopping = stopping
@@ -214,7 +222,7 @@ class Phone:
         answers: list[int] = []
 
         def send() -> None:
-            device = HttpDevice(self._random.choice(self._ports), timeout=30)
+            device = HttpDevice(self._random.choice(self._ports), host=self._host, timeout=30)
             try:
                 answers.append(device.post("report", body).status)
             except (OSError, http.client.HTTPException):
@@ -238,7 +246,7 @@ class Phone:
             f"Content-Length: {len(content)}\r\n\r\n"
         )
         try:
-            with socket.create_connection(("127.0.0.1", self._random.choice(self._ports)), timeout=10) as connection:
+            with socket.create_connection((self._host, self._random.choice(self._ports)), timeout=10) as connection:
                 connection.sendall(head.encode() + content)
                 time.sleep(self._random.choice([0, 0.001, 0.01, 0.05]))
         except OSError:
@@ -273,7 +281,7 @@ class Phone:
         """One try at one replica; None if there was no answer."""
         if self._device is None or self._random.random() < 0.1:
             self._disconnect()
-            self._device = HttpDevice(self._random.choice(self._ports), timeout=30)
+            self._device = HttpDevice(self._random.choice(self._ports), host=self._host, timeout=30)
         try:
             return self._device.post(event, body)
         except (OSError, http.client.HTTPException):

@@ -8,10 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pytest
 
 from gridnode.errors import InvalidRequest
+from gridnode.simulation.availability import Availability
 from gridnode.simulation.contract import Refused
+from gridnode.simulation.evaluation import Evaluation
 from gridnode.simulation.fleet import Fleet, Limits, Pace, Population, build_phones
 from gridnode.simulation.phone import Session, Target
 from gridnode.simulation.tally import Tally
@@ -237,7 +240,59 @@ def test_population_decides_transport_and_slow_phones() -> None:
     assert len({phone.rng.integers(2**62) for phone in phones}) == 10
 
 
-@pytest.mark.parametrize("population", [Population(slow_fraction=1.5), Population(dropout=2.0)])
+def test_speeds_spread_from_this_machines_to_much_slower() -> None:
+    shards = [some_digits(1) for _ in range(400)]
+
+    def slowness(spread: float) -> list[float]:
+        phones = build_phones("http://node.test", Target("digits"), shards, Population(speed_spread=spread), seed=1)
+        return sorted(phone.behaviour.slowness for phone in phones)
+
+    assert set(slowness(0.0)) == {1.0}
+    spread = slowness(1.0)
+    assert 1.0 <= spread[0] < 1.05
+    # |z| is above 1.96 for one in twenty.
+    assert spread[380] == pytest.approx(7.1, rel=0.25)
+
+
+def test_phone_is_there_for_its_share_of_the_day() -> None:
+    availability = Availability(share=0.25, day=8.0, phones=50, seed=2)
+    moments = np.arange(0.0, 80.0, 0.1)
+
+    for number in range(50):
+        waits = np.array([availability.wait(number, moment) for moment in moments])
+        assert (waits == 0).mean() == pytest.approx(0.25, abs=0.02)
+        assert waits.max() == pytest.approx(6.0, abs=0.1)
+        # Who waits so long is there then, and not earlier.
+        later = moments[0] + waits[0]
+        assert availability.wait(number, later + 1e-6) == 0
+        assert waits[0] == 0 or availability.wait(number, later - 0.01) > 0
+    begins = [availability.wait(number, 0.0) for number in range(50)]
+    assert len(set(begins)) > 30
+    assert begins == [Availability(0.25, 8.0, 50, seed=2).wait(number, 0.0) for number in range(50)]
+
+
+def test_phones_sleep_until_they_are_there() -> None:
+    availability = Availability(share=0.2, day=1.5, phones=4, seed=1)
+    phones = [ScriptedPhone(lambda number: Session("rejected", retry_after=3600)) for _ in range(4)]
+    running = fleet(*phones, availability=availability, limits=Limits(seconds=1.6))
+
+    running.run()
+
+    waits = [availability.wait(number, 0.0) for number in range(4)]
+    assert max(waits) > 0.5
+    for phone, wait in zip(phones, waits, strict=True):
+        assert phone.times[0] - running.tally.started_at >= wait - 0.01
+
+
+@pytest.mark.parametrize(("share", "day"), [(0.0, 1.0), (1.5, 1.0), (0.5, 0.0)])
+def test_impossible_availability_is_refused(share: float, day: float) -> None:
+    with pytest.raises(InvalidRequest):
+        Availability(share, day, phones=1, seed=0)
+
+
+@pytest.mark.parametrize(
+    "population", [Population(slow_fraction=1.5), Population(dropout=2.0), Population(speed_spread=-1)]
+)
 def test_impossible_population_is_refused(population: Population) -> None:
     with pytest.raises(InvalidRequest):
         build_phones("http://node.test", Target("digits"), [some_digits(1)], population, seed=1)
@@ -279,6 +334,19 @@ def test_tally_adds_up_what_sessions_tell() -> None:
     assert (figures.bytes_sent, figures.bytes_received) == (11, 22)
     assert figures.errors == {"full": 2}
     assert tally.cycles_seen == 1
+
+
+def test_tally_keeps_the_scores_and_the_bytes_of_a_cycle() -> None:
+    tally = Tally()
+    scores = Evaluation(0.5, 0.9, 100)
+    tally.add(reported("one", evaluation=scores, bytes_sent=3, bytes_received=4))
+    tally.add(reported("one", bytes_sent=1))
+    tally.add(reported("two"))
+
+    first, second = tally.figures().cycles
+
+    assert (first.held_out, first.bytes) == (scores, 8)
+    assert (second.held_out, second.bytes) == (None, 0)
 
 
 def test_cycle_without_a_report_has_no_loss() -> None:

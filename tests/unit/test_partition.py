@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from gridnode.errors import InvalidRequest
 from gridnode.simulation.partition import (
     Indices,
+    split_by_owner,
     split_dirichlet,
     split_examples,
     split_iid,
@@ -97,6 +98,17 @@ def test_dirichlet_follows_the_drawn_proportions() -> None:
     rng.permutation(10_000)
     expected = 10_000 * rng.dirichlet(np.full(4, 2.0))
     assert np.abs(np.array([len(shard) for shard in shards]) - expected).max() < 1
+
+
+def test_split_by_owner_gives_each_phone_the_examples_of_one_owner() -> None:
+    owners = np.array([5, 9, 5, 7, 9, 5])
+
+    shards = split_by_owner(owners, 3, seed=0)
+
+    assert sorted(shard.tolist() for shard in shards) == [[0, 2, 5], [1, 4], [3]]
+    assert len(split_by_owner(owners, 2, seed=0)) == 2
+    with pytest.raises(InvalidRequest, match="3 owners, too few for 4 phones"):
+        split_by_owner(owners, 4, seed=0)
 
 
 @pytest.mark.parametrize("alpha", [0.0, -1.0, float("nan"), 1e7, float("inf")])

@@ -13,8 +13,11 @@ import pytest
 from gridnode.errors import InvalidRequest
 from gridnode.protocol.syft_proto import State, decode_state
 from gridnode.simulation.contract import Accepted, Refused, Speed, Unreachable
+from gridnode.simulation.datasets import Examples
 from gridnode.simulation.device_client import DeviceClient
-from gridnode.simulation.phone import Behaviour, Phone, PlanCache, Target
+from gridnode.simulation.evaluation import Scoreboard
+from gridnode.simulation.phone import Behaviour, Phone, Target
+from gridnode.simulation.plan_cache import PlanCache
 from gridnode.simulation.training import ClientConfig, UnusablePlan, train
 from tests.support.mlp import (
     asset,
@@ -123,6 +126,34 @@ def test_session_follows_the_contract_in_order(patience: Patience) -> None:
     assert session.accepted
 
 
+def test_first_phone_of_a_checkpoint_scores_it(patience: Patience) -> None:
+    node = ScriptedNode()
+    held_out = some_digits(14)
+    scoreboard = Scoreboard(held_out)
+    sessions = []
+    for _ in range(2):
+        device = phone(node)
+        device.scoreboard = scoreboard
+        sessions.append(device.take_part(patience))
+
+    first, second = sessions
+    # In batches of five as the phones take them, so that four of fourteen are left over.
+    loss, accuracy = score_by_hand(recorded_parameters(), held_out.take(np.arange(10)))
+    assert first.evaluation is not None
+    assert (first.evaluation.loss, first.evaluation.accuracy) == pytest.approx((loss, accuracy), rel=1e-5)
+    assert second.evaluation is None
+
+
+def test_examples_that_do_not_fit_the_plan_are_not_scored(patience: Patience) -> None:
+    node = ScriptedNode()
+    device = phone(node)
+    device.scoreboard = Scoreboard(Examples(np.ones((10, 3), np.float32), np.ones((10, 10), np.float32)))
+
+    session = device.take_part(patience)
+
+    assert (session.outcome, session.evaluation) == ("reported", None)
+
+
 def test_report_is_old_minus_new_with_its_figures(patience: Patience) -> None:
     node = ScriptedNode(cycle_request=[accepted(batch_size=12, max_updates=1)])
     device = phone(node)
@@ -166,7 +197,7 @@ def test_batches_have_the_configured_size_and_use_the_whole_shard() -> None:
             return recorded_plan().step(batch, lr, parameters)
 
     shard = some_digits(10)
-    update = train(Watched(), recorded_parameters(), shard, ClientConfig(4, 0.1, 5), np.random.default_rng(0))  # type: ignore[arg-type]
+    update = train(Watched(), recorded_parameters(), shard, ClientConfig(4, 0.1, 5), np.random.default_rng(0))
 
     assert [len(batch) for batch in seen] == [4] * 5
     rows = [row.tobytes() for row in np.concatenate(seen)]

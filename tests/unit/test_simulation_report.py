@@ -11,8 +11,10 @@ import pytest
 from rich.console import Console, RenderableType
 
 from gridnode.errors import InvalidRequest
+from gridnode.simulation.evaluation import Evaluation
 from gridnode.simulation.fleet import Fleet, Pace
 from gridnode.simulation.phone import Session
+from gridnode.simulation.pictures import draw_training
 from gridnode.simulation.report import as_json, check_picture, draw_accuracy, live_view, summary, watch
 from gridnode.simulation.tally import Figures, Tally
 from gridnode.simulation.training import LocalUpdate
@@ -44,6 +46,24 @@ def test_live_view_shows_progress_counts_and_cycles() -> None:
     assert "reported 3" in text
     assert "3.8 MB down" in text
     assert "75.0 %" in text
+
+
+def test_cycles_show_their_checkpoints_scores_where_there_are_any(tmp_path: Path) -> None:
+    tally = Tally()
+    session = Session("reported", True, "a", 0.0, 1.0, LocalUpdate((), 10, 1.5, 0.5), Evaluation(0.75, 0.8125, 32))
+    session.bytes_sent = 2_500_000
+    tally.add(session)
+
+    text = text_of(summary(tally.figures(), "finished"))
+
+    assert "0.750, 81.2 %" in text
+    assert "2.5" in text
+    assert "held-out" not in text_of(summary(figures(), "finished"))
+    assert json.loads(json.dumps(as_json(tally.figures(), "finished")))["cycles"][0]["held_out"]["accuracy"] == 0.8125
+    draw_training(tmp_path / "training.png", tally.figures().cycles, "title")
+    assert (tmp_path / "training.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(InvalidRequest, match="can't be written"):
+        draw_training(tmp_path / "nowhere" / "training.png", tally.figures().cycles, "title")
 
 
 def test_live_view_believes_who_knows_better() -> None:

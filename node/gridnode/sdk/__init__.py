@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gridnode.sdk.averaging import build_averaging_plan, clipped_mean, mean, weighted_mean
     from gridnode.sdk.building import build_plan
+    from gridnode.sdk.connection import GridFailed
     from gridnode.sdk.errors import ExtraMissing, PlanNotBuilt
-    from gridnode.sdk.export import export_onnx, export_torchscript, load_into
+    from gridnode.sdk.export import export_executorch, export_onnx, export_torchscript, load_into
     from gridnode.sdk.gate import Verdict, VerdictTable, check_plan
-    from gridnode.sdk.grid import Grid, GridFailed
+    from gridnode.sdk.grid import Grid
     from gridnode.sdk.hosted import HostedProcess
+    from gridnode.sdk.master import Master, MasterDataset
     from gridnode.sdk.optimizers import SGD
     from gridnode.sdk.plans import BuiltAveragingPlan, BuiltPlan
     from gridnode.sdk.progress import Progress
@@ -26,8 +28,10 @@ _MODULES = {
     "BuiltPlan": "plans",
     "ExtraMissing": "errors",
     "Grid": "grid",
-    "GridFailed": "grid",
+    "GridFailed": "connection",
     "HostedProcess": "hosted",
+    "Master": "master",
+    "MasterDataset": "master",
     "PlanNotBuilt": "errors",
     "Progress": "progress",
     "Verdict": "gate",
@@ -36,6 +40,7 @@ _MODULES = {
     "build_plan": "building",
     "check_plan": "gate",
     "clipped_mean": "averaging",
+    "export_executorch": "export",
     "export_onnx": "export",
     "export_torchscript": "export",
     "load_into": "export",
@@ -52,6 +57,8 @@ __all__ = [
     "Grid",
     "GridFailed",
     "HostedProcess",
+    "Master",
+    "MasterDataset",
     "PlanNotBuilt",
     "Progress",
     "Verdict",
@@ -60,6 +67,7 @@ __all__ = [
     "build_plan",
     "check_plan",
     "clipped_mean",
+    "export_executorch",
     "export_onnx",
     "export_torchscript",
     "load_into",

@@ -56,3 +56,23 @@ def export_onnx(module: torch.nn.Module, example: torch.Tensor, path: str | Path
             verbose=False,
             external_data=False,
         )
+
+
+def export_executorch(module: torch.nn.Module, example: torch.Tensor, path: str | Path) -> None:
+    """Write a module's forward as an ExecuTorch program (.pte), for apps of today that predict on phones.
+
+    It takes as many rows as the example has, and runs on CPUs by XNNPACK where that knows the operators.
+
+    Raises:
+        ExtraMissing: the package executorch is not installed.
+    """
+    if importlib.util.find_spec("executorch") is None:
+        raise ExtraMissing("ExecuTorch needs its package: pip install executorch")
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exported = torch.export.export(module.eval(), (example,))
+        program = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()]).to_executorch()
+    Path(path).write_bytes(program.buffer)

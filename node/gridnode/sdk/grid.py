@@ -2,43 +2,34 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
-import os
-import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
-from urllib.parse import urlsplit
+from typing import Any, Final
 
-import requests
-
-from gridnode.errors import GridNodeError
+from gridnode.sdk.connection import Connection, GridFailed, Server
 from gridnode.sdk.hosted import HostedProcess
 from gridnode.sdk.plans import BuiltAveragingPlan, BuiltPlan
 from gridnode.sdk.progress import Progress
 
-DEFAULT_URL: Final = "http://127.0.0.1:5050"
-_URL_VARIABLE: Final = "GRIDNODE_MANAGEMENT_URL"
-_TOKEN_VARIABLE: Final = "GRIDNODE_MANAGEMENT_TOKEN"  # noqa: S105 - a name, no token
-_CONNECT_TIMEOUT: Final = 5.0
-_ANSWER_TIMEOUT: Final = 90.0
 # A node tries plans before it answers.
 _HOSTING_TIMEOUT: Final = 900.0
 _PAGE: Final = 1000
-_FIRST_PAUSE: Final = 0.5
+_SERVER: Final = Server(
+    kind="GridNode",
+    address="management address",
+    default_url="http://127.0.0.1:5050",
+    url_variable="GRIDNODE_MANAGEMENT_URL",
+    token_variable="GRIDNODE_MANAGEMENT_TOKEN",  # noqa: S106 - a name, no token
+    error_key="error",
+    start="gridnode serve",
+    hints={
+        401: "Give Grid the node's management token, or set GRIDNODE_MANAGEMENT_TOKEN.",
+        413: "Its operator can raise GRIDNODE_HOSTING_LIMIT.",
+    },
+)
 
 
-class GridFailed(GridNodeError):
-    """The node refused or did not answer; the message says what to do. ``status`` is that of HTTP, if it answered."""
-
-    def __init__(self, message: str, status: int | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-class Grid:
+class Grid(Connection):
     """One node, by its management address.
 
     While the node is away, requests that may be repeated are: those that change nothing, and hosting, since a node
@@ -58,27 +49,7 @@ class Grid:
     """
 
     def __init__(self, url: str | None = None, token: str | None = None, *, attempts: int = 4) -> None:
-        self.url = (url or os.environ.get(_URL_VARIABLE) or DEFAULT_URL).rstrip("/")
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise GridFailed(f"{self.url!r} is no management address: give a URL such as {DEFAULT_URL}.")
-        self._token = token or _token_of_environment()
-        self._attempts = attempts
-        self._http = requests.Session()
-        # A proxy for the rest of the world does not lead to this machine.
-        self._http.trust_env = not _is_loopback(parts.hostname)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the connections; the next request opens them again."""
-        self._http.close()
+        super().__init__(_SERVER, url, token, attempts)
 
     def host(
         self,
@@ -163,97 +134,3 @@ class Grid:
             )
         status: dict[str, Any] = found[-1]
         return status
-
-    def read(self, path: str, **options: Any) -> dict[str, Any]:
-        """A GET whose answer is a JSON object."""
-        response = self.request("GET", path, **options)
-        try:
-            answer = response.json()
-        except ValueError:
-            answer = None
-        if not isinstance(answer, dict):
-            raise GridFailed(f"what answers at {self.url} is no GridNode: {response.text[:200]!r}")
-        return answer
-
-    def request(
-        self,
-        method: str,
-        path: str,
-        *,
-        answer_timeout: float = _ANSWER_TIMEOUT,
-        repeat: bool = False,
-        **options: Any,
-    ) -> requests.Response:
-        """One request with the token; a GET, and one that says so, is repeated while the node is away.
-
-        Raises:
-            GridFailed: no answer, or one that is an error.
-        """
-        attempts = self._attempts if repeat or method == "GET" else 1
-        for attempt in range(1, attempts + 1):
-            try:
-                response = self._http.request(
-                    method,
-                    self.url + path,
-                    timeout=(_CONNECT_TIMEOUT, answer_timeout),
-                    auth=self._authorize,
-                    # A node never redirects; following one would carry the token to somebody else.
-                    allow_redirects=False,
-                    **options,
-                )
-            except requests.RequestException as error:
-                if attempt == attempts:
-                    raise GridFailed(self._no_answer(error)) from None
-                pause = None
-            else:
-                if response.status_code == 200:
-                    return response
-                if attempt == attempts or response.status_code not in (429, 502, 503, 504):
-                    raise GridFailed(self._refusal(response), response.status_code)
-                pause = response.headers.get("Retry-After")
-            time.sleep(float(pause) if pause and pause.isdecimal() else _FIRST_PAUSE * 2 ** (attempt - 1))
-        raise AssertionError("the last attempt returns or raises")
-
-    def _authorize(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        # Set here, or requests would replace it by a password from ~/.netrc.
-        if self._token is not None:
-            request.headers["Authorization"] = f"Bearer {self._token}"
-        return request
-
-    def _no_answer(self, error: requests.RequestException) -> str:
-        if isinstance(error, requests.Timeout) and not isinstance(error, requests.ConnectTimeout):
-            return f"the node at {self.url} did not answer in time. Its log says what it is doing."
-        return (
-            f"nothing answers at {self.url}. Is the node running, and is this its management address? Start one with "
-            f"`gridnode serve`, or give Grid another url."
-        )
-
-    def _refusal(self, response: requests.Response) -> str:
-        try:
-            reason = str(response.json()["error"])
-        except (ValueError, KeyError, TypeError):
-            return f"what answers at {self.url} is no GridNode: it answered {response.status_code}."
-        if response.status_code == 401:
-            return f"{reason} Give Grid the node's management token, or set {_TOKEN_VARIABLE}."
-        if response.status_code == 413:
-            return f"{reason} Its operator can raise GRIDNODE_HOSTING_LIMIT."
-        return reason
-
-
-def _token_of_environment() -> str | None:
-    if token := os.environ.get(_TOKEN_VARIABLE):
-        return token
-    path = os.environ.get(f"{_TOKEN_VARIABLE}_FILE")
-    if not path:
-        return None
-    try:
-        return Path(path).read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise GridFailed(f"{_TOKEN_VARIABLE}_FILE can't be read: {error.strerror}.") from None
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

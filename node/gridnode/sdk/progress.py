@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -91,13 +92,13 @@ def _line(process: HostedProcess, progress: Progress) -> str:
 
 def _notebook_view(process: HostedProcess) -> Callable[[Progress], None]:
     """Replaces the cell's output by the line, and the curves where there are any."""
-    from IPython.display import clear_output, display  # type: ignore[import-not-found, unused-ignore]
+    shown: Any = importlib.import_module("IPython.display")
 
     def draw(progress: Progress) -> None:
-        clear_output(wait=True)
+        shown.clear_output(wait=True)
         print(_line(process, progress))
         if progress.metrics:
-            display(draw_curves(progress))
+            shown.display(draw_curves(progress))
 
     return draw
 

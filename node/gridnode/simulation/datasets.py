@@ -1,48 +1,37 @@
-"""Data for simulated phones: scikit-learn's digits, or a file of the user's.
-
-A data set file is a ``.npz`` with two arrays of the same length: ``X`` and ``y``, exactly what the training plan takes
-as its first two inputs, one row an example. To be split by label, ``y`` must be one-hot or hold whole class numbers::
-
-    np.savez("data.npz", X=images.reshape(len(images), -1).astype("float32"), y=np.eye(10, dtype="float32")[labels])
-
-float64 becomes float32, other types stay. Nothing is unpickled.
-"""
+"""Data for simulated phones, by name: one that comes along, a file, or a function of the user's."""
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
-from gridnode.errors import InvalidRequest
+from gridnode.simulation.built_in_data import BUILT_IN
+from gridnode.simulation.data_sources import Arrays, call_function, read_npz
+from gridnode.simulation.errors import InvalidDataset
 
 DIGITS = "digits"
 HELD_OUT_FRACTION = 0.2
-_SIDE = 28
-
-
-class InvalidDataset(InvalidRequest):
-    """The data can't be used; the message says why and what is expected."""
 
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Inputs and targets of a training plan, aligned on the first axis."""
+    """Inputs and targets of a training plan, aligned on the first axis; ``owners`` says whose each example is."""
 
     inputs: NDArray[Any]
     targets: NDArray[Any]
+    owners: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.inputs)
 
     def take(self, indices: NDArray[np.int64]) -> Examples:
         """The examples at these positions, copied."""
-        return Examples(self.inputs[indices], self.targets[indices])
+        owners = None if self.owners is None else self.owners[indices]
+        return Examples(self.inputs[indices], self.targets[indices], owners)
 
     @property
     def positions(self) -> NDArray[np.int64]:
@@ -61,7 +50,7 @@ class Examples:
         flat = self.targets.reshape(len(self.targets), -1)
         if flat.shape[1] != 1 or not (flat == np.floor(flat)).all():
             raise InvalidDataset(
-                "y has no classes to split by: it is neither one-hot nor whole numbers. Use --split iid."
+                "y has no classes to split by: it is neither one-hot nor whole numbers. Use --split iid or unequal."
             )
         return np.asarray(flat[:, 0], dtype=np.int64)
 
@@ -76,79 +65,35 @@ class Dataset:
 
 
 def load_dataset(source: str, seed: int, held_out_fraction: float = HELD_OUT_FRACTION) -> Dataset:
-    """Load ``"digits"`` or a ``.npz`` file and set a part of it aside.
+    """Load a data set and set a part of it aside.
+
+    Args:
+        source: a name of :data:`~gridnode.simulation.built_in_data.BUILT_IN`, the path of a ``.npz`` file, or
+            ``module:function``.
 
     Raises:
-        InvalidDataset: no such data set, or the file does not hold what it should.
+        InvalidDataset: no such data set, or it does not hold what it should.
     """
-    if source == DIGITS:
-        examples = load_digits()
-    elif source.endswith(".npz"):
-        examples = load_npz(Path(source))
-    else:
-        raise InvalidDataset(f"data set {source!r} is unknown: use '{DIGITS}' or the path of a .npz file with X and y.")
-    training, held_out = split_held_out(examples, held_out_fraction, seed)
+    training, held_out = split_held_out(load_examples(source), held_out_fraction, seed)
     return Dataset(Path(source).stem, training, held_out)
 
 
-def load_digits() -> Examples:
-    """1797 handwritten digits (8×8, UCI) enlarged to 28×28.
-
-    Inputs are [n, 784] float32 between 0 and 1, targets one-hot [n, 10] float32.
-    """
-    try:
-        from sklearn import datasets
-    except ImportError:
-        raise InvalidDataset("the data set 'digits' needs scikit-learn: pip install 'gridnode[demo]'") from None
-    digits = datasets.load_digits()
-    pixels: NDArray[np.float32] = digits.images.astype(np.float32) / np.float32(16)
-    inputs = enlarge(pixels, _SIDE).reshape(len(pixels), _SIDE * _SIDE)
-    return Examples(inputs, np.eye(10, dtype=np.float32)[digits.target])
-
-
-def enlarge(images: NDArray[np.float32], side: int) -> NDArray[np.float32]:
-    """Bilinear interpolation of square images [n, s, s] to [n, side, side], within the input's range of values."""
-    weights = _interpolation(images.shape[1], side)
-    return np.clip(weights @ images @ weights.T, images.min(), images.max())
-
-
-def _interpolation(source: int, target: int) -> NDArray[np.float32]:
-    """Matrix [target, source] that interpolates linearly between pixel centres and repeats the border."""
-    position = np.clip((np.arange(target) + 0.5) * source / target - 0.5, 0, source - 1)
-    left = np.floor(position).astype(np.int64)
-    right = np.minimum(left + 1, source - 1)
-    share = position - left
-    weights = np.zeros((target, source), dtype=np.float32)
-    np.add.at(weights, (np.arange(target), left), 1 - share)
-    np.add.at(weights, (np.arange(target), right), share)
-    return weights
-
-
-def load_npz(path: Path) -> Examples:
-    """Read a data set file (see the module's text).
+def load_examples(source: str) -> Examples:
+    """All examples of a data set. float64 becomes float32, other types stay.
 
     Raises:
-        InvalidDataset: unreadable, no arrays ``X`` and ``y``, or they don't fit together.
+        InvalidDataset: as :func:`load_dataset`.
     """
-    try:
-        with path.open("rb") as file:
-            inputs, targets = _arrays(path.name, np.load(file, allow_pickle=False))
-    except FileNotFoundError:
-        raise InvalidDataset(f"there is no file {path}.") from None
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        raise InvalidDataset(f"{path.name} is no readable .npz file of plain arrays: {error}") from None
-    _check(path.name, inputs, targets)
-    return Examples(_single_precision(inputs), _single_precision(targets))
-
-
-def _arrays(name: str, archive: Any) -> tuple[NDArray[Any], NDArray[Any]]:
-    if not isinstance(archive, NpzFile):
-        raise InvalidDataset(f"{name} is no readable .npz file: it holds a single array without a name.")
-    missing = {"X", "y"} - set(archive.files)
-    if missing:
-        present = ", ".join(archive.files) or "none"
-        raise InvalidDataset(f"{name} has no array {' and '.join(sorted(missing))}; it has: {present}.")
-    return archive["X"], archive["y"]
+    if source in BUILT_IN:
+        return Examples(*BUILT_IN[source]())
+    if source.endswith(".npz"):
+        return _checked(Path(source).name, read_npz(Path(source)))
+    if ":" in source:
+        return _checked(source, call_function(source))
+    raise InvalidDataset(
+        f"data set {source!r} is unknown: use {', '.join(BUILT_IN)}, the path of a .npz file with X and y, or "
+        f"module:function."
+    )
 
 
 def split_held_out(examples: Examples, fraction: float, seed: int) -> tuple[Examples, Examples]:
@@ -160,18 +105,29 @@ def split_held_out(examples: Examples, fraction: float, seed: int) -> tuple[Exam
     return examples.take(order[held_out:]), examples.take(order[:held_out])
 
 
-def _check(name: str, inputs: NDArray[Any], targets: NDArray[Any]) -> None:
-    for key, array in (("X", inputs), ("y", targets)):
+def _checked(name: str, arrays: Arrays) -> Examples:
+    inputs, targets = arrays[:2]
+    for key, array in zip(("X", "y", "owner"), arrays, strict=False):
         if array.ndim < 1 or not (np.issubdtype(array.dtype, np.number) or array.dtype == np.bool_):
             raise InvalidDataset(
                 f"{name}: {key} must be an array of numbers, not {array.dtype} of {array.ndim} dimensions."
             )
         if not np.isfinite(array).all():
             raise InvalidDataset(f"{name}: {key} holds NaN or infinite values.")
-    if len(inputs) != len(targets):
-        raise InvalidDataset(f"{name}: X has {len(inputs)} examples but y has {len(targets)}.")
+        if len(array) != len(inputs):
+            raise InvalidDataset(f"{name}: X has {len(inputs)} examples but {key} has {len(array)}.")
     if len(inputs) < 2:
         raise InvalidDataset(f"{name} has {len(inputs)} examples; at least 2 are needed (one is held out).")
+    return Examples(_single_precision(inputs), _single_precision(targets), _owners(name, arrays[2:]))
+
+
+def _owners(name: str, arrays: Arrays) -> NDArray[np.int64] | None:
+    if not arrays:
+        return None
+    (owners,) = arrays
+    if owners.ndim != 1 or not np.issubdtype(owners.dtype, np.integer):
+        raise InvalidDataset(f"{name}: owner must be one whole number for each row.")
+    return owners.astype(np.int64)
 
 
 def _single_precision(array: NDArray[Any]) -> NDArray[Any]:

@@ -14,10 +14,13 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from gridnode.errors import GridNodeError, InvalidRequest
+from gridnode.simulation.availability import Availability
 from gridnode.simulation.contract import Refused, Transport
 from gridnode.simulation.datasets import Examples
 from gridnode.simulation.device_client import open_client
-from gridnode.simulation.phone import Behaviour, Phone, PlanCache, Session, Target
+from gridnode.simulation.evaluation import Scoreboard
+from gridnode.simulation.phone import Behaviour, Phone, Session, Target
+from gridnode.simulation.plan_cache import PlanCache, Runtime
 from gridnode.simulation.tally import Figures, Tally
 
 _LONGEST_BACKOFF = 10.0
@@ -59,36 +62,59 @@ class Pace:
 
 @dataclass(frozen=True, slots=True)
 class Population:
-    """How the phones of a fleet behave: fractions and probabilities between 0 and 1."""
+    """How the phones of a fleet behave: fractions and probabilities between 0 and 1.
+
+    Attributes:
+        slow_fraction: of the phones trains ``slow_factor`` times as long as the others.
+        speed_spread: how unequal all phones are: training takes a phone ``exp(speed_spread · |z|)`` times as long as
+            this machine, with z from a normal distribution. 0: equal; 1: one in twenty takes more than seven times.
+    """
 
     transport: Literal["http", "ws", "mixed"] = "http"
     dropout: float = 0.0
     duplicate_report: float = 0.0
     slow_fraction: float = 0.0
     slow_factor: float = 5.0
+    speed_spread: float = 0.0
 
 
 def build_phones(
-    url: str, target: Target, shards: Sequence[Examples], population: Population, seed: int
+    url: str,
+    target: Target,
+    shards: Sequence[Examples],
+    population: Population,
+    seed: int,
+    *,
+    runtime: Runtime = "numpy",
+    held_out: Examples | None = None,
 ) -> list[Phone]:
-    """One phone for each shard, each with a random generator of its own, so that a seed gives the same phones."""
+    """One phone for each shard, each with a random generator of its own, so that a seed gives the same phones.
+
+    Args:
+        runtime: what runs the training plan.
+        held_out: score each checkpoint that phones download on these.
+    """
     if not 0 <= population.slow_fraction <= 1:
         raise InvalidRequest(f"slow_fraction is {population.slow_fraction}; it must lie between 0 and 1.")
-    plans = PlanCache()
+    if population.speed_spread < 0:
+        raise InvalidRequest(f"speed_spread is {population.speed_spread}; it can't be negative.")
+    plans = PlanCache(runtime)
+    scoreboard = None if held_out is None else Scoreboard(held_out)
     root = np.random.default_rng(seed)
     slow = set(root.permutation(len(shards))[: round(population.slow_fraction * len(shards))].tolist())
+    slowness = np.exp(population.speed_spread * np.abs(root.standard_normal(len(shards))))
     phones = []
     for number, (shard, rng) in enumerate(zip(shards, root.spawn(len(shards)), strict=True)):
         behaviour = Behaviour(
             dropout=population.dropout,
-            slowness=population.slow_factor if number in slow else 1.0,
+            slowness=float(slowness[number]) * (population.slow_factor if number in slow else 1.0),
             duplicate_report=population.duplicate_report,
         )
         transport = _transport(population, number)
         # Checked here, once, rather than in a thread.
         open_client(url, transport).close()
         connect = functools.partial(open_client, url, transport)
-        phones.append(Phone(number, shard, target, connect, plans, rng, behaviour))
+        phones.append(Phone(number, shard, target, connect, plans, rng, behaviour, scoreboard))
     return phones
 
 
@@ -104,6 +130,7 @@ class Fleet:
 
     Args:
         concurrency: sessions under way at the same time.
+        availability: when which phone is there; None: always.
     """
 
     phones: Sequence[Phone]
@@ -111,6 +138,7 @@ class Fleet:
     concurrency: int = 8
     limits: Limits = field(default_factory=Limits)
     pace: Pace = field(default_factory=Pace)
+    availability: Availability | None = None
     tally: Tally = field(init=False)
     end: End | None = field(init=False, default=None)
     error: GridNodeError | Exception | None = field(init=False, default=None)
@@ -138,7 +166,7 @@ class Fleet:
         # Phones already share the cores: with BLAS threads of their own they train at half the speed.
         self._blas = threadpool_limits(1, user_api="blas")
         order = self._rng.permutation(len(self.phones)).tolist()
-        self._due = [(now + 0.001 * rank, number) for rank, number in enumerate(order)]
+        self._due = [(self._next_time(number, now + 0.001 * rank), number) for rank, number in enumerate(order)]
         heapq.heapify(self._due)
         self._threads = [
             threading.Thread(target=self._work, name=f"phones-{number}", daemon=True)
@@ -237,8 +265,14 @@ class Fleet:
                 self._failures[number], self._answered_at, self._let_in = 0, now, True
             elif now - self._answered_at > self.limits.unreachable:
                 self.stop("unreachable")
-            heapq.heappush(self._due, (now + self._pause(number, session), number))
+            heapq.heappush(self._due, (self._next_time(number, now + self._pause(number, session)), number))
             self._changed.notify()
+
+    def _next_time(self, number: int, earliest: float) -> float:
+        """When the phone wakes up that would at this time if it were there."""
+        if self.availability is None:
+            return earliest
+        return earliest + self.availability.wait(number, earliest - self.tally.started_at)
 
     def _pause(self, number: int, session: Session) -> float:
         if session.outcome == "rejected" and session.retry_after is not None:

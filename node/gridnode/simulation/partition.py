@@ -1,7 +1,8 @@
 """Splits of a data set over phones.
 
-Every split gives each example to exactly one phone, at least one example to each phone, and is the same for the same
-seed. Shards are arrays of indices into the data set, in no particular order.
+Every split gives each example to at most one phone, at least one example to each phone, and is the same for the same
+seed. Only a split by owner may leave examples over: those of owners beyond the number of phones. Shards are arrays of
+indices into the data set, in no particular order.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from gridnode.errors import InvalidRequest
 
 Indices = NDArray[np.int64]
-Split = Literal["iid", "unequal", "dirichlet"]
+Split = Literal["iid", "unequal", "dirichlet", "owner"]
 
 # Standard deviation of the logarithm of a shard's size: at 1.0 the largest of 20 shards is about 40 times the smallest.
 SIZE_SPREAD = 1.0
@@ -24,11 +25,18 @@ HIGHEST_ALPHA = 1e6
 
 
 def split_examples(split: Split, labels: NDArray[np.int64], phones: int, *, alpha: float, seed: int) -> list[Indices]:
-    """Split examples over phones by the method's name; ``alpha`` matters to ``dirichlet`` only."""
+    """Split examples over phones by the method's name.
+
+    Args:
+        labels: the class of each example, for ``owner`` its owner; the others take only its length.
+        alpha: matters to ``dirichlet`` only.
+    """
     if split == "iid":
         return split_iid(len(labels), phones, seed)
     if split == "unequal":
         return split_unequal(len(labels), phones, seed)
+    if split == "owner":
+        return split_by_owner(labels, phones, seed)
     return split_dirichlet(labels, phones, alpha, seed)
 
 
@@ -52,6 +60,21 @@ def split_unequal(examples: int, phones: int, seed: int, spread: float = SIZE_SP
     # One example each first, so that no phone is left without any.
     sizes = 1 + _apportion(weights / weights.sum(), examples - phones)
     return np.split(rng.permutation(examples), np.cumsum(sizes)[:-1])
+
+
+def split_by_owner(owners: NDArray[np.int64], phones: int, seed: int) -> list[Indices]:
+    """One shard for each owner of examples; of more owners than phones, some at random.
+
+    Raises:
+        InvalidRequest: there are fewer owners than phones.
+    """
+    known = np.unique(owners)
+    if phones > len(known):
+        raise InvalidRequest(
+            f"the data have {len(known)} owners, too few for {phones} phones; use --phones {len(known)}."
+        )
+    chosen = np.random.default_rng(seed).permutation(known)[:phones]
+    return [np.flatnonzero(owners == owner) for owner in chosen]
 
 
 def split_dirichlet(labels: NDArray[np.int64], phones: int, alpha: float, seed: int) -> list[Indices]:

@@ -16,7 +16,9 @@ from gridnode.protocol.syft_proto import decode_state, encode_state
 from gridnode.simulation.contract import NOT_MEASURED, Accepted, Refused, Rejected, Speed, Unreachable
 from gridnode.simulation.datasets import Examples
 from gridnode.simulation.device_client import DeviceClient
-from gridnode.simulation.training import ClientConfig, LocalUpdate, TrainingPlan, UnusablePlan, train
+from gridnode.simulation.evaluation import Evaluation, Scoreboard
+from gridnode.simulation.plan_cache import PlanCache
+from gridnode.simulation.training import ClientConfig, LocalUpdate, UnusablePlan, train
 
 TRAINING_PLAN = "training_plan"
 _REPORT_ATTEMPTS = 5
@@ -61,7 +63,8 @@ class Session:
     """What came of one wake-up of a phone.
 
     ``refused`` means that the phone had a place but the node refused a download or its report, mostly because the cycle
-    had ended by then. Times are of :func:`time.monotonic`; ``checkpoint`` identifies the downloaded parameters.
+    had ended by then. Times are of :func:`time.monotonic`; ``checkpoint`` identifies the downloaded parameters, and
+    ``evaluation`` scores them on held-out examples, if this was the session that had to.
     """
 
     outcome: Outcome = "unreachable"
@@ -70,27 +73,12 @@ class Session:
     downloaded_at: float = 0.0
     ended_at: float = 0.0
     update: LocalUpdate | None = None
+    evaluation: Evaluation | None = None
     duplicates: int = 0
     retry_after: float | None = None
     error: str | None = None
     bytes_sent: int = 0
     bytes_received: int = 0
-
-
-class PlanCache:
-    """Compiled training plans, shared by all phones because they all download the same few."""
-
-    def __init__(self) -> None:
-        self._plans: dict[bytes, TrainingPlan] = {}
-        self._lock = threading.Lock()
-
-    def get(self, data: bytes) -> TrainingPlan:
-        """The compiled plan of these bytes."""
-        key = hashlib.sha256(data).digest()
-        with self._lock:
-            if key not in self._plans:
-                self._plans[key] = TrainingPlan.decode(data)
-            return self._plans[key]
 
 
 @dataclass(slots=True)
@@ -104,6 +92,7 @@ class Phone:
     plans: PlanCache
     rng: np.random.Generator
     behaviour: Behaviour = field(default_factory=Behaviour)
+    scoreboard: Scoreboard | None = None
     # Real clients keep their worker id and ask again with it.
     _worker_id: str | None = None
     _speed: Speed = NOT_MEASURED
@@ -163,11 +152,14 @@ class Phone:
         checkpoint = device.get_model(place)
         session.downloaded_at = time.monotonic()
         session.checkpoint = hashlib.sha256(checkpoint).hexdigest()
-        plan = self.plans.get(device.get_plan(place, _training_plan_id(place)))
+        plan = self.plans.get(device.get_plan(place, _training_plan_id(place), self.plans.variant))
+        config = ClientConfig.from_answer(place.client_config)
+        parameters = decode_state(checkpoint).tensors
+        if self.scoreboard is not None:
+            session.evaluation = self.scoreboard.score(session.checkpoint, plan, parameters, config.batch_size)
 
         start = time.monotonic()
-        config = ClientConfig.from_answer(place.client_config)
-        update = train(plan, decode_state(checkpoint).tensors, self.shard, config, self.rng)
+        update = train(plan, parameters, self.shard, config, self.rng)
         stop.wait((self.behaviour.slowness - 1) * (time.monotonic() - start))
 
         session.update = update

@@ -61,7 +61,7 @@ def _print_cycles(fleet: Fleet, console: Console) -> None:
         for cycle in cycles[printed : None if ended else -1]:
             console.print(
                 f"cycle {cycle.number}: {cycle.reports} reports, training loss {_number(cycle.loss)}, "
-                f"accuracy {_percent(cycle.accuracy)}, {cycle.seconds:.1f} s",
+                f"accuracy {_percent(cycle.accuracy)}, {_held_out(cycle)}{cycle.seconds:.1f} s",
                 highlight=False,
             )
             printed += 1
@@ -110,18 +110,31 @@ def counts_line(figures: Figures) -> str:
 
 
 def cycles_table(cycles: Sequence[CycleFigures]) -> Table:
-    """One row a cycle, with the loss and accuracy that phones reported of their local training."""
+    """One row a cycle: what phones reported of their training, and how its checkpoint did on held-out examples."""
+    scored = any(cycle.held_out is not None for cycle in cycles)
     table = Table(title="Cycles, with loss and accuracy of local training", title_justify="left", title_style="bold")
-    for name in ("cycle", "reports", "samples", "loss", "accuracy", "seconds"):
+    for name in (
+        "cycle",
+        "reports",
+        "samples",
+        "loss",
+        "accuracy",
+        *(("held-out",) if scored else ()),
+        "MB",
+        "seconds",
+    ):
         table.add_column(name, justify="right")
     table.add_column("", no_wrap=True)
     for cycle in cycles:
+        held_out = cycle.held_out
         table.add_row(
             str(cycle.number),
             str(cycle.reports),
             str(cycle.samples),
             _number(cycle.loss),
             _percent(cycle.accuracy),
+            *((f"{_number(held_out.loss)}, {_percent(held_out.accuracy)}" if held_out else "-",) if scored else ()),
+            f"{cycle.bytes / 1e6:.1f}",
             f"{cycle.seconds:.1f}",
             accuracy_bar(cycle.accuracy),
         )
@@ -225,6 +238,10 @@ def draw_accuracy(path: Path, cycles: Sequence[int], accuracies: Sequence[float]
         figure.savefig(path, format="png")
     except OSError as error:
         raise InvalidRequest(f"the picture {path} can't be written: {error.strerror}") from None
+
+
+def _held_out(cycle: CycleFigures) -> str:
+    return f"held-out {_percent(cycle.held_out.accuracy)} before it, " if cycle.held_out else ""
 
 
 def _number(value: float | None) -> str:

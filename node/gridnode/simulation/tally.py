@@ -13,6 +13,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from gridnode.simulation.evaluation import Evaluation
 from gridnode.simulation.phone import Outcome, Session
 
 
@@ -23,6 +24,8 @@ class CycleFigures:
     Attributes:
         number: 1 for the first cycle this fleet took part in.
         loss, accuracy: means over the reports, weighted by their ``num_samples``; of local training data, not held-out.
+        held_out: scores of the checkpoint it began with, where phones had examples to score with.
+        bytes: sent and received in its sessions.
         seconds: from the first download of its checkpoint to the first of the next one (or to its last report).
     """
 
@@ -33,6 +36,8 @@ class CycleFigures:
     loss: float | None
     accuracy: float | None
     seconds: float
+    held_out: Evaluation | None = None
+    bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,8 @@ class _Cycle:
     samples: int = 0
     loss: float = 0.0
     accuracy: float = 0.0
+    held_out: Evaluation | None = None
+    bytes: int = 0
 
 
 @dataclass(slots=True)
@@ -95,6 +102,8 @@ class Tally:
         cycle = self._cycles.setdefault(checkpoint, _Cycle(session.downloaded_at))
         # Sessions end in another order than they download in.
         cycle.opened_at = min(cycle.opened_at, session.downloaded_at)
+        cycle.bytes += session.bytes_sent + session.bytes_received
+        cycle.held_out = cycle.held_out or session.evaluation
         if session.outcome == "reported" and session.update is not None:
             update = session.update
             cycle.reports += 1
@@ -138,6 +147,8 @@ class Tally:
                 loss=cycle.loss / cycle.samples if cycle.samples else None,
                 accuracy=cycle.accuracy / cycle.samples if cycle.samples else None,
                 seconds=end - cycle.opened_at,
+                held_out=cycle.held_out,
+                bytes=cycle.bytes,
             )
             for number, ((checkpoint, cycle), end) in enumerate(zip(ordered, ends, strict=True), start=1)
         )

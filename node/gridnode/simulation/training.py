@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +63,17 @@ class ClientConfig:
         return cls(int(values["batch_size"] or 0), float(values["lr"] or 0), int(values["max_updates"] or 0))
 
 
+class Steps(Protocol):
+    """What trains: a plan, compiled for some runtime."""
+
+    def step(self, batch: Examples, lr: float, parameters: Sequence[Tensor]) -> Step:
+        """Run the plan once; the batch's length is its ``batch_size``.
+
+        Raises:
+            UnusablePlan: other inputs or outputs than a training plan has.
+        """
+
+
 class TrainingPlan:
     """A plan of the signature ``(X, y, batch_size, lr, *params) → (loss, accuracy, *params)``, run with NumPy."""
 
@@ -75,11 +86,7 @@ class TrainingPlan:
         return cls(OperationList.from_plan(parse_plan(data)))
 
     def step(self, batch: Examples, lr: float, parameters: Sequence[Tensor]) -> Step:
-        """Run the plan once; the batch's length is its ``batch_size``.
-
-        Raises:
-            UnusablePlan: other inputs or outputs than a training plan has.
-        """
+        """See :meth:`Steps.step`."""
         if self._operations.input_count != 4 + len(parameters):
             raise UnusablePlan(
                 f"the plan takes {self._operations.input_count} inputs, but a training plan for {len(parameters)} "
@@ -88,13 +95,22 @@ class TrainingPlan:
         # Clients pass both as float32 tensors without dimensions.
         scalars = np.asarray(len(batch), dtype=np.float32), np.asarray(lr, dtype=np.float32)
         outputs = self._operations.run([batch.inputs, batch.targets, *scalars, *parameters])
-        if len(outputs) != 2 + len(parameters) or outputs[0].size != 1 or outputs[1].size != 1:
-            raise UnusablePlan("the plan's outputs are not (loss, accuracy, *parameters) with two numbers first.")
-        return Step(float(outputs[0].item()), float(outputs[1].item()), tuple(outputs[2:]))
+        return read_outputs(outputs, len(parameters))
+
+
+def read_outputs(outputs: Sequence[Tensor], parameters: int) -> Step:
+    """What a training plan gave.
+
+    Raises:
+        UnusablePlan: it is not (loss, accuracy, *parameters).
+    """
+    if len(outputs) != 2 + parameters or outputs[0].size != 1 or outputs[1].size != 1:
+        raise UnusablePlan("the plan's outputs are not (loss, accuracy, *parameters) with two numbers first.")
+    return Step(float(outputs[0].item()), float(outputs[1].item()), tuple(outputs[2:]))
 
 
 def train(
-    plan: TrainingPlan, parameters: Sequence[Tensor], shard: Examples, config: ClientConfig, rng: np.random.Generator
+    plan: Steps, parameters: Sequence[Tensor], shard: Examples, config: ClientConfig, rng: np.random.Generator
 ) -> LocalUpdate:
     """Train ``max_updates`` steps and give the difference old - new.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +15,7 @@ from gridnode.settings import load_settings
 from gridnode_operator.local.data_directory import DataDirectory
 from gridnode_operator.local.display import Display
 from gridnode_operator.local.manifests import read_manifests
+from gridnode_operator.local.notebook import check_jupyter, notebook_server
 from gridnode_operator.local.paths import shown_path
 from gridnode_operator.local.session import Screen, run
 from gridnode_operator.local.stack import Addresses
@@ -53,6 +55,10 @@ def up(
             help="Port of the master node; 0: any. Else 5001, or the next free one.",
         ),
     ] = None,
+    notebook: Annotated[
+        bool,
+        typer.Option("--notebook", help="Run Jupyter too, with the notebooks beside the file, for this machine only."),
+    ] = False,
     output: Annotated[Output, typer.Option("--output", "-o", help="json: one object for each change.")] = Output.TABLE,
 ) -> None:
     """Run GridNodes on this machine, from the same manifest as in a cluster.
@@ -68,12 +74,18 @@ def up(
         gridnode up -f examples/gridnode.yaml --data ./data --host 0.0.0.0
 
         gridnode up -f examples/gridnode.yaml --port 8080 --output json
+
+        gridnode up -f examples/gridnode.yaml --notebook
     """
+    if notebook:
+        check_jupyter()
     gridnodes = read_manifests(file)
     directory = DataDirectory(data or default_data())
     console = Console()
     screen = Screen(Display(directory, host), console, as_json=output is Output.JSON)
-    with directory.used():
+    with directory.used(), contextlib.ExitStack() as beside:
+        if notebook:
+            beside.enter_context(notebook_server(file, gridnodes[0], directory, screen.tell))
         run(file, gridnodes, directory, Addresses(host=host, device_port=port, master_port=master_port), screen)
     down = "gridnode down" if data is None else f"gridnode down --data {shown_path(directory.path)}"
     screen.tell(f"Stopped. Data are kept in {shown_path(directory.path)}; `{down} --delete` deletes them.")

@@ -1,14 +1,8 @@
 // A phone that runs syft.js 0.1.4: takes part in one cycle of a process, again and again until it is finished.
-// Arguments: address of the node, model name, file with {inputs, targets} as nested arrays.
-const fs = require('fs');
-const tf = require('@tensorflow/tfjs-core');
-const { Syft } = require('@openmined/syft.js');
+// In a page it is the function `trainToTheEnd`; with Node.js a program, whose arguments are the address of the node, the
+// model's name, and a file with {inputs, targets} as nested arrays.
 
-const [url, modelName, dataFile] = process.argv.slice(2);
-const data = JSON.parse(fs.readFileSync(dataFile));
-const cycles = [];
-
-function train() {
+function takePart(tf, Syft, url, modelName, data) {
   return new Promise((resolve, reject) => {
     // Without verbose it insists on https.
     const worker = new Syft({ url, verbose: true });
@@ -27,27 +21,40 @@ function train() {
             params = updated;
           }
           await job.report(await model.createSerializedDiff(params));
-          cycles.push(losses);
-          resolve('reported');
+          resolve({ state: 'reported', losses });
         } catch (error) {
           reject(error);
         }
       });
-      job.on('rejected', ({ timeout }) => resolve(timeout ? 'later' : 'finished'));
+      job.on('rejected', ({ timeout }) => resolve({ state: timeout ? 'later' : 'finished' }));
       job.on('error', reject);
       job.start();
     }, reject);
   });
 }
 
-(async () => {
-  for (let state = ''; state !== 'finished'; ) {
-    state = await train();
-    if (state === 'later') await new Promise((resolve) => setTimeout(resolve, 500));
+// Gives [loss, accuracy] of each update, by cycle.
+async function trainToTheEnd(tf, Syft, url, modelName, data) {
+  const cycles = [];
+  for (;;) {
+    const { state, losses } = await takePart(tf, Syft, url, modelName, data);
+    if (state === 'finished') return cycles;
+    if (state === 'reported') cycles.push(losses);
+    else await new Promise((resolve) => setTimeout(resolve, 500));
   }
-  console.log(JSON.stringify(cycles));
-  process.exit(0);
-})().catch((error) => {
-  console.error(error);
-  process.exit(1);
-});
+}
+
+if (typeof require === 'function') {
+  const [url, modelName, dataFile] = process.argv.slice(2);
+  const data = JSON.parse(require('fs').readFileSync(dataFile));
+  trainToTheEnd(require('@tensorflow/tfjs-core'), require('@openmined/syft.js').Syft, url, modelName, data).then(
+    (cycles) => {
+      console.log(JSON.stringify(cycles));
+      process.exit(0);
+    },
+    (error) => {
+      console.error(error);
+      process.exit(1);
+    }
+  );
+}
