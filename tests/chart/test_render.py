@@ -113,6 +113,12 @@ def test_schema_refuses_what_is_no_value(values: Mapping[str, Any], complaint: s
         ({"database": {"embedded": {"enabled": True}, "existingSecret": {"name": "x"}}}, "exclude each other"),
         ({"master": {"external": {"url": "https://master.example"}}}, "master.enabled to false"),
         ({"master": {"ingress": {"enabled": True}}}, "needs master.ingress.host"),
+        ({"master": {"oidc": {"issuer": "https://i.example"}}}, "needs master.oidc.existingSecret"),
+        ({"master": {"oidc": {"issuer": "https://i.example", "existingSecret": "x"}}}, "nobody may sign in"),
+        (
+            {"master": {"oidc": {"issuer": "https://i.example", "existingSecret": "x", "groups": ["sre"]}}},
+            "needs master.publicUrl",
+        ),
         ({"master": {"httpRoute": {"enabled": True, "hostnames": ["a"]}}}, "needs master.httpRoute.parentRefs"),
         (
             {

@@ -67,6 +67,17 @@ COMBINATIONS: dict[str, Mapping[str, Any]] = {
     "Ingress": {
         "master": {"ingress": {"enabled": True, "host": "m.example", "className": "nginx", "tlsSecretName": "tls"}}
     },
+    "OpenID Connect": {
+        "master": {
+            "publicUrl": "https://grid.example",
+            "oidc": {
+                "issuer": "https://login.example/realms/staff",
+                "existingSecret": "dashboard-client",
+                "emails": ["ann@example.org", "@grid.example.org"],
+                "groups": ["sre"],
+            },
+        }
+    },
     "HTTPRoute": {
         "master": {"httpRoute": {"enabled": True, "parentRefs": [{"name": "public"}], "hostnames": ["m.example"]}}
     },

@@ -124,6 +124,16 @@ priorityClassName: {{ . }}
 {{- end }}
 {{- end -}}
 
+{{/* Where people reach the dashboard; empty if nothing says so. */}}
+{{- define "gridnode.master.publicUrl" -}}
+{{- $master := .Values.master -}}
+{{- if $master.publicUrl -}}
+{{ $master.publicUrl }}
+{{- else if $master.ingress.enabled -}}
+{{ if $master.ingress.tlsSecretName }}https{{ else }}http{{ end }}://{{ $master.ingress.host }}
+{{- end -}}
+{{- end -}}
+
 {{/* A generated text that stays the same over upgrades; takes a dict of root, secret, key, and length. */}}
 {{- define "gridnode.kept" -}}
 {{- $live := lookup "v1" "Secret" .root.Release.Namespace .secret -}}
