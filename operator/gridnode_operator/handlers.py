@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
 import kopf
+from kopf._core.reactor.inventory import ResourceMemories  # its place is private, but it is a parameter of the operator
 
 from gridnode_operator.api import GROUP, KIND, PLURAL, VERSION
 from gridnode_operator.desired import CHILD_KINDS
@@ -36,6 +37,17 @@ class Listener(Protocol):
 
     def child_changed(self, key: Key, uid: str, version: str) -> None:
         """Something that belongs to a GridNode has changed, or is gone: its uid and the version of the change."""
+
+
+class NoMemories(ResourceMemories):
+    """Keeps nothing of the objects that kopf was told of: a kilobyte each, for daemons, timers and handlers that go on.
+
+    There are none here, and a GridNode has ten children.
+    """
+
+    async def recall(self, *arguments: Any, **more: Any) -> Any:
+        """A new one each time."""
+        return await super().recall(*arguments, **{**more, "ephemeral": True})
 
 
 def make_registry(listener: Listener) -> kopf.OperatorRegistry:

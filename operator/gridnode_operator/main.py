@@ -21,7 +21,7 @@ from gridnode.logs import configure_logging
 from gridnode.malloc import MallocSettings
 from gridnode_operator.api import API_VERSION, KIND
 from gridnode_operator.convergence import Environment
-from gridnode_operator.handlers import make_registry, make_settings
+from gridnode_operator.handlers import NoMemories, make_registry, make_settings
 from gridnode_operator.kube import ApiError, Cluster, load_configuration
 from gridnode_operator.leadership import INTERVAL, Leadership
 from gridnode_operator.metrics import OperatorMetrics
@@ -68,7 +68,8 @@ class Operator:
         self._reconciler = Reconciler(
             cluster=cluster,
             tenants=tenants,
-            nodes=NodeClient(interval=settings.resync_interval),
+            # A little sooner than the next look: one that comes just before the time would leave the status as it is.
+            nodes=NodeClient(interval=0.9 * settings.resync_interval),
             environment=Environment(
                 default_image=settings.image,
                 schema_revision=REVISION,
@@ -138,6 +139,7 @@ class Operator:
             identity=identity,
             registry=registry,
             settings=make_settings(clusterwide=not namespaces),
+            memories=NoMemories(),
             standalone=True,
             clusterwide=not namespaces,
             namespaces=namespaces,
