@@ -41,8 +41,12 @@ def find_revision(connection: Connection) -> SchemaRevision | None:
     return None if row is None else SchemaRevision(*row)
 
 
-def check_revision(connection: Connection) -> str:
+def check_revision(connection: Connection, needed: str = REVISION, migrate: str = "gridnode migrate") -> str:
     """Refuse a schema that this release can't work with: an older one, or a newer one that broke with it.
+
+    Args:
+        needed: The revision that this release's code works with.
+        migrate: The command that brings the schema to it.
 
     Returns:
         The revision of the schema: this release's, or a newer one.
@@ -52,15 +56,15 @@ def check_revision(connection: Connection) -> str:
     """
     found = find_revision(connection)
     if found is None:
-        raise WrongRevision("the database has no schema yet: run `gridnode migrate` first")
-    if found.revision < REVISION:
+        raise WrongRevision(f"the database has no schema yet: run `{migrate}` first")
+    if found.revision < needed:
         raise WrongRevision(
-            f"the database's schema is at {found.revision}, this release needs {REVISION}: run `gridnode migrate`"
+            f"the database's schema is at {found.revision}, this release needs {needed}: run `{migrate}`"
         )
-    if found.revision > REVISION and (found.oldest_release is None or found.oldest_release > REVISION):
+    if found.revision > needed and (found.oldest_release is None or found.oldest_release > needed):
         served = "of that revision" if found.oldest_release is None else f"of revision {found.oldest_release} or newer"
         raise WrongRevision(
-            f"the database's schema is at {found.revision}, which this release (revision {REVISION}) can't serve: "
+            f"the database's schema is at {found.revision}, which this release (revision {needed}) can't serve: "
             f"run a release {served}"
         )
     return found.revision

@@ -10,6 +10,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import create_engine, inspect, text
 
 from gridnode.db.migrate import lock_schema
+from gridnode.db.revision import WrongRevision
 from gridnode_operator.master.db.migrate import REVISION, head_revision, upgrade
 from gridnode_operator.master.db.models import Base
 from gridnode_operator.master.settings import DEFAULT_SCHEMA
@@ -45,6 +46,30 @@ def test_migrating_waits_for_nobody_who_migrates_another_schema(empty_database_u
             with pytest.raises(TimeoutError):
                 waiting.result(0.5)
         assert waiting.result(30) == REVISION
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("oldest_release", "refusal"), [(REVISION, None), ("9998", "9998 or newer"), (None, "of that")]
+)
+def test_newer_schema_stays_and_is_served_if_it_can_be(
+    master_url: str, oldest_release: str | None, refusal: str | None
+) -> None:
+    upgrade(master_url, schema=DEFAULT_SCHEMA)
+    engine = create_engine(master_url)
+    table = f"{DEFAULT_SCHEMA}.alembic_version"
+    with engine.begin() as connection:
+        assert connection.scalar(text(f"SELECT oldest_release FROM {table}")) == "0001"
+        connection.execute(
+            text(f"UPDATE {table} SET version_num = '9999', oldest_release = :release"), {"release": oldest_release}
+        )
+    if refusal is None:
+        assert upgrade(master_url, schema=DEFAULT_SCHEMA) == "9999"
+    else:
+        with pytest.raises(WrongRevision, match=refusal):
+            upgrade(master_url, schema=DEFAULT_SCHEMA)
+    with engine.connect() as connection:
+        assert connection.scalar(text(f"SELECT version_num FROM {table}")) == "9999"
     engine.dispose()
 
 

@@ -8,8 +8,7 @@ from sqlalchemy.dialects import postgresql
 
 revision = "0001"
 down_revision = None
-# Nothing was released with fewer tables.
-oldest_release = None
+oldest_release = "0001"
 
 
 def upgrade() -> None:

@@ -7,8 +7,7 @@ from alembic import op
 
 revision = "0002"
 down_revision = "0001"
-# Nothing was released with fewer tables.
-oldest_release = None
+oldest_release = "0001"
 
 
 def upgrade() -> None:
