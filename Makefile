@@ -11,6 +11,9 @@ BIN := $(VENV)/bin
 # Not compiled: half of the time goes into modules that are never imported.
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 KILLS ?= 200
+# What draws the diagrams of the documentation, fetched once.
+MERMAID_VERSION := 11.17.2
+MERMAID := build/docs/mermaid-$(MERMAID_VERSION).min.js
 # Examples that each property is tried on: quick, or thorough as in `make test`.
 EXAMPLES ?= quick
 
@@ -19,16 +22,16 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
 	if "$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then command -v "$$name"; break; fi; \
 	done)
 
-.PHONY: help demo test test-unit test-process test-integration test-chaos test-torch test-runtimes test-cluster chaos bench bench-operator lint format constraints clean
+.PHONY: help demo test test-unit test-process test-integration test-chaos test-torch test-runtimes test-cluster test-browser e2e kind chaos bench bench-authoring bench-operator docs lint format constraints clean
 
 help:  ## list the targets
-	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / { printf "make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*  ## ' '/^[a-z0-9-]+:.*  ## / { printf "make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo  ## train a real model over simulated phones on this machine
 	@$(BIN)/gridnode demo
 
 test: EXAMPLES := thorough
-test: lint test-unit test-process test-integration test-chaos  ## all that must pass: lint, types, imports, tests without Kubernetes and PyTorch
+test: lint test-unit test-process test-integration test-chaos test-browser test-cluster  ## all that must pass: everything but what needs PyTorch or a kubelet
 
 test-unit: $(VENV)/.dev  ## unit tests: no database, no other processes, seconds
 	@$(BIN)/python -m pytest tests/unit -m "not process and not torch and not runtimes" --hypothesis-profile=$(EXAMPLES)
@@ -48,17 +51,41 @@ chaos: $(VENV)/.dev  ## the long chaos test: KILLS=200 kills of nodes and databa
 test-cluster: $(VENV)/.dev  ## tests on a real Kubernetes API server; needs Go, which builds it on first use
 	@$(BIN)/python -m pytest -m cluster
 
+e2e: $(VENV)/.dev  ## from helm install to finished models on a real kubelet; needs root and Go, or E2E="--kubeconfig … --load-image …"
+	@[[ -n "$(E2E)" ]] || sh tests/support/real_cluster/install.sh
+	@$(BIN)/python -m pytest tests/e2e -m e2e $(E2E)
+
+kind:  ## GridNode in a kind cluster, with ports 5000 and 5001 here; needs Docker, kind, kubectl and helm
+	@examples/kind/up.sh
+
 test-torch: $(VENV)/.torch  ## tests of the SDK and of TorchScript averaging plans; installs PyTorch, some 5 GB
 	@$(BIN)/python -m pytest -m "torch and not runtimes"
 
-test-runtimes: $(VENV)/.torch  ## plans in the runtimes of 2020's phones, which it downloads once; needs g++, Node.js and npm
+test-runtimes: $(VENV)/.torch  ## plans in the runtimes of 2020's phones, which it downloads once; needs g++, Node.js, npm and Chromium
 	@$(BIN)/python -m pytest -m runtimes
+
+test-browser: $(VENV)/.dev  ## the dashboard in Chromium, which apt installs where it is missing; needs npm; screenshots go to build/
+	@if [[ -z "$${CHROMIUM:-}" ]] && ! command -v chromium > /dev/null; then \
+		if command -v apt-get > /dev/null && [[ "$$(id -u)" = 0 ]]; then apt-get update -qq && apt-get install -y -qq chromium; \
+		else echo "The browser tests need Chromium. On Debian: apt-get install chromium; or name yours: CHROMIUM=/path/to/chromium make test-browser" >&2; exit 1; fi; fi
+	@$(BIN)/python -m pytest tests/browser -m browser
 
 bench: $(VENV)/.dev  ## measure sessions per second, latency, CPU and memory
 	@$(BIN)/python -m bench.run
 
 bench-operator: $(VENV)/.dev  ## measure the operator with 1000 GridNodes on a real API server
 	@$(BIN)/python -m bench.operator
+
+docs: $(VENV)/.docs  ## build the documentation site in build/site
+	@[[ -e $(MERMAID) ]] || { mkdir -p build/docs && cd build/docs \
+	&& npm pack --silent mermaid@$(MERMAID_VERSION) > /dev/null \
+	&& tar -xzf mermaid-$(MERMAID_VERSION).tgz package/dist/mermaid.min.js \
+	&& mv package/dist/mermaid.min.js $(notdir $(MERMAID)) && rm -r package mermaid-$(MERMAID_VERSION).tgz; } \
+	|| echo "Mermaid could not be fetched by npm: diagrams are shown as their text."
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+bench-authoring: $(VENV)/.torch  ## measure building plans and training simulated phones; installs PyTorch, some 5 GB
+	@$(BIN)/python -m bench.authoring
 
 lint: $(VENV)/.dev  ## style, types, import directions
 	@$(BIN)/ruff check
@@ -99,6 +126,11 @@ $(VENV)/.dev: $(VENV)/.made
 	@echo "Installing GridNode with what its tests need …"
 	@$(PIP_INSTALL) --editable '.[demo,dev]'
 	@touch $(VENV)/.demo $@
+
+$(VENV)/.docs: $(VENV)/.made
+	@echo "Installing what builds the documentation …"
+	@$(PIP_INSTALL) --editable '.[docs]'
+	@touch $@
 
 $(VENV)/.torch: $(VENV)/.dev
 	@echo "Installing PyTorch …"

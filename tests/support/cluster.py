@@ -38,20 +38,28 @@ class ControlPlane:
         crds: CustomResourceDefinitions to begin with. The garbage collector knows these at once, and those of
             :meth:`install_crds`; of others only within 40 seconds.
         scheduler: whether kube-scheduler runs as well.
+        address: where the API server listens; one that nodes reach if there shall be any.
 
     Raises:
         BinariesMissing: see :func:`tests.support.control_plane.build.binaries`, which may have to build them.
     """
 
-    def __init__(self, directory: Path, *, crds: Sequence[Mapping[str, Any]] = (), scheduler: bool = False) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        crds: Sequence[Mapping[str, Any]] = (),
+        scheduler: bool = False,
+        address: str = "127.0.0.1",
+    ) -> None:
         self.binaries = binaries()
         self.directory = directory
         self.port = free_port()
-        self.url = f"https://127.0.0.1:{self.port}"
+        self.url = f"https://{address}:{self.port}"
         self._crds = crds
-        self._authority = CertificateAuthority()
-        self._files = commands.Files(directory)
-        self._files.write(self._authority)
+        self.authority = CertificateAuthority()
+        self._files = commands.Files(directory, address)
+        self._files.write(self.authority)
         self._groups: dict[str, tuple[str, ...]] = {}
         self._kubeconfigs: dict[str, Path] = {}
         self._connections: dict[str, Connection] = {}
@@ -170,12 +178,14 @@ class ControlPlane:
         known = self._groups.setdefault(name, tuple(groups))
         assert known == tuple(groups), f"{name} is of the groups {known}, and a certificate can't be changed"
         if name not in self._kubeconfigs:
-            pair = self._authority.user(name, groups)
+            pair = self.authority.user(name, groups)
             file_name = f"user-{len(self._kubeconfigs)}"
             certificate, key = pair.write(self.directory, file_name)
-            self._connections[name] = Connection(self.port, self._files.authority, certificate, key)
+            self._connections[name] = Connection(
+                self.port, self._files.authority, certificate, key, self._files.address
+            )
             path = self.directory / f"{file_name}.kubeconfig"
-            write_private(path, kubeconfig(self.url, self._authority.certificate, pair))
+            write_private(path, kubeconfig(self.url, self.authority.certificate, pair))
             self._kubeconfigs[name] = path
         return self._kubeconfigs[name]
 
@@ -207,7 +217,7 @@ class ControlPlane:
         """A kubeconfig file of a ServiceAccount that exists."""
         token = self.create_service_account_token(namespace, name)
         path = self.directory / f"service-account-{namespace}-{name}.kubeconfig"
-        write_private(path, kubeconfig(self.url, self._authority.certificate, token, namespace))
+        write_private(path, kubeconfig(self.url, self.authority.certificate, token, namespace))
         return path
 
     # Requests

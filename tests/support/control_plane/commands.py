@@ -18,6 +18,7 @@ class Files:
     """What servers find in the directory: certificates, the key of ServiceAccount tokens, the audit policy."""
 
     directory: Path
+    address: str = "127.0.0.1"
 
     @property
     def authority(self) -> Path:
@@ -30,8 +31,9 @@ class Files:
     def write(self, authority: CertificateAuthority) -> None:
         """Make them all."""
         self.authority.write_bytes(authority.certificate)
-        hosts = ["127.0.0.1", "localhost", "kubernetes.default.svc", "10.96.0.1"]
+        hosts = sorted({self.address, "127.0.0.1", "localhost", "kubernetes.default.svc", "10.96.0.1"})
         authority.server("kube-apiserver", hosts).write(self.directory, "server")
+        authority.user("kubelet-client", ["system:masters"]).write(self.directory, "kubelet-client")
         signing_key().write(self.directory, "service-accounts")
         (self.directory / "audit-policy.json").write_text(json.dumps(audit.policy()), encoding="utf-8")
 
@@ -53,14 +55,19 @@ def etcd(binaries: Path, files: Files, port: int) -> list[str]:
 def kube_apiserver(binaries: Path, files: Files, port: int, etcd_port: int) -> list[str]:
     """An API server with RBAC, the usual admission and an audit log."""
     folder = files.directory
+    # The Service "kubernetes" can't have a loopback address behind it.
+    endpoints = "none" if files.address == "127.0.0.1" else "lease"
     return [
         str(binaries / "kube-apiserver"),
         f"--etcd-servers=http://127.0.0.1:{etcd_port}",
-        "--bind-address=127.0.0.1",
-        "--advertise-address=127.0.0.1",
+        f"--bind-address={files.address}",
+        f"--advertise-address={files.address}",
         f"--secure-port={port}",
-        # The Service "kubernetes" can't have a loopback address behind it.
-        "--endpoint-reconciler-type=none",
+        f"--endpoint-reconciler-type={endpoints}",
+        f"--kubelet-certificate-authority={files.authority}",
+        f"--kubelet-client-certificate={folder / 'kubelet-client.crt'}",
+        f"--kubelet-client-key={folder / 'kubelet-client.key'}",
+        "--kubelet-preferred-address-types=InternalIP",
         f"--cert-dir={folder}",
         f"--tls-cert-file={folder / 'server.crt'}",
         f"--tls-private-key-file={folder / 'server.key'}",

@@ -33,10 +33,19 @@ class Connection:
     Args:
         authority: the file that holds the certificate authority (PEM).
         certificate, key: files of the user's client certificate; none: requests bring a token or are anonymous.
+        host: its address.
     """
 
-    def __init__(self, port: int, authority: Path, certificate: Path | None = None, key: Path | None = None) -> None:
+    def __init__(
+        self,
+        port: int,
+        authority: Path,
+        certificate: Path | None = None,
+        key: Path | None = None,
+        host: str = "127.0.0.1",
+    ) -> None:
         self.port = port
+        self.host = host
         self._tls = ssl.create_default_context(cafile=str(authority))
         if certificate is not None:
             self._tls.load_cert_chain(certificate, key)
@@ -58,7 +67,7 @@ class Connection:
         """
         sent = None if body is None else json.dumps(body)
         sent_headers = {"Accept": "application/json", "Content-Type": "application/json", **(headers or {})}
-        connection = http.client.HTTPSConnection("127.0.0.1", self.port, context=self._tls, timeout=timeout)
+        connection = http.client.HTTPSConnection(self.host, self.port, context=self._tls, timeout=timeout)
         with closing(connection):
             connection.request(method, path, body=sent, headers=sent_headers)
             response = connection.getresponse()
@@ -73,7 +82,7 @@ class Connection:
         Raises:
             OSError, http.client.HTTPException: as :meth:`request`.
         """
-        connection = http.client.HTTPSConnection("127.0.0.1", self.port, context=self._tls, timeout=timeout)
+        connection = http.client.HTTPSConnection(self.host, self.port, context=self._tls, timeout=timeout)
         with closing(connection):
             connection.request("GET", path, headers={"Accept": "application/json"})
             response = connection.getresponse()
