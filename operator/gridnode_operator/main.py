@@ -18,7 +18,7 @@ from gridnode import __version__
 from gridnode.db.revision import REVISION
 from gridnode.declared_settings import InvalidSetting, secrets_in
 from gridnode.logs import configure_logging
-from gridnode.malloc import MallocSettings
+from gridnode.malloc import MallocSettings, give_back_free_memory
 from gridnode_operator.api import API_VERSION, KIND
 from gridnode_operator.convergence import Environment
 from gridnode_operator.handlers import NoMemories, make_registry, make_settings
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 #: Seconds between two comparisons of what was told with what is.
 _COMPARE_INTERVAL: Final = 60.0
 #: Seconds to wait before changes of children are looked at: a rollout makes several in a second.
-_CHILDREN_GATHER: Final = 0.5
+_CHILDREN_GATHER: Final = 1.0
 #: Seconds after which a reconcile that has not ended never will: each of its calls has a shorter timeout.
 _LONGEST_RECONCILE: Final = 900.0
 #: Seconds that reconciles get to end, and the Lease to be released, when the operator ends: a pod gets 30 in all.
@@ -178,6 +178,8 @@ class Operator:
     async def _compare(self) -> None:
         while True:
             await asyncio.sleep(_COMPARE_INTERVAL)
+            # What bursts of changes needed: most of it is free by now, between the little that stays.
+            await asyncio.to_thread(give_back_free_memory)
             with contextlib.suppress(ApiError):
                 found = await asyncio.to_thread(self._list)
                 self._watchfulness.compare(found)
