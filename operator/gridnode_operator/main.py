@@ -31,7 +31,7 @@ from gridnode_operator.settings import OperatorSettings, load_settings, setting_
 from gridnode_operator.tenants import Tenants
 from gridnode_operator.vitals import served
 from gridnode_operator.watchfulness import Watchfulness
-from gridnode_operator.workqueue import Key, WorkQueue
+from gridnode_operator.workqueue import NO_CONTEXT, Key, WorkQueue
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ class Operator:
             if self._reconciler.inventory.is_news(str(key), uid, version):
                 self.queue.request(key)
 
-        asyncio.get_running_loop().call_later(_CHILDREN_GATHER, look)
+        asyncio.get_running_loop().call_later(_CHILDREN_GATHER, look, context=NO_CONTEXT)
 
     def why_not_alive(self) -> str | None:
         """What only a restart would mend."""

@@ -7,6 +7,7 @@ nothing but time asks for is a short one, if the last was settled.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import itertools
 import logging
 import random
@@ -32,6 +33,8 @@ _LONGEST_RETRY: Final = 60.0
 _GLANCES: Final = 9
 #: Of a delay, the part that is random, so that many do not come at the same moment.
 _JITTER: Final = 0.2
+#: For timers: kopf's own context of a handler has the object in it that was told of, which would be kept until then.
+NO_CONTEXT: Final = contextvars.Context()
 
 
 class Key(NamedTuple):
@@ -155,7 +158,7 @@ class WorkQueue:
                 return
             entry.timer.cancel()
         entry.due = due
-        entry.timer = loop.call_at(due, self._is_due, key, entry)
+        entry.timer = loop.call_at(due, self._is_due, key, entry, context=NO_CONTEXT)
 
     def _is_due(self, key: Key, entry: _Entry) -> None:
         entry.place = next(self._order)

@@ -306,7 +306,9 @@ def test_owners_who_share_a_node_see_nothing_of_each_other(environment: Environm
 
     database.transaction(register)
     for owner, state in (("ann", "active"), ("bob", "failed")):
-        environment.event(model_id=f"model-of-{owner}", reports=5, state=state, failure=f"why of {owner}")
+        environment.event(
+            model_id=f"model-of-{owner}", cycle_number=1, reports=5, state=state, failure=f"why of {owner}"
+        )
     database.transaction(lambda s: s.execute(text("UPDATE report_counts SET minute = minute - interval '1 minute'")))
     for owner in ("ann", "bob"):
         principal = Principal("notebook", owner=owner)
