@@ -69,7 +69,7 @@ class Operator:
             cluster=cluster,
             tenants=tenants,
             # A little sooner than the next look: one that comes just before the time would leave the status as it is.
-            nodes=NodeClient(interval=0.9 * settings.resync_interval),
+            nodes=NodeClient(interval=0.9 * settings.resync_interval, at_once=max(1, settings.workers // 2)),
             environment=Environment(
                 default_image=settings.image,
                 schema_revision=REVISION,

@@ -33,6 +33,7 @@ class NodeClient:
         interval: Seconds.
         url: Where a node's management API is.
         clock: Seconds.
+        at_once: Nodes that are asked at the same time at most.
     """
 
     def __init__(
@@ -41,12 +42,15 @@ class NodeClient:
         interval: float,
         url: Callable[[GridNode], str] = management_url,
         clock: Callable[[], float] = time.monotonic,
+        at_once: int = 8,
     ) -> None:
         self._interval = interval
+        self._at_once = at_once
         self._url = url
         self._clock = clock
         self._lock = threading.Lock()
         self._next: dict[str, float] = {}
+        self._asking = 0
 
     def is_due(self, gridnode: GridNode) -> bool:
         """Whether the node would be asked now."""
@@ -54,16 +58,24 @@ class NodeClient:
             return self._clock() >= self._next.get(gridnode.key, 0.0)
 
     def models(self, gridnode: GridNode, token: str) -> ModelsStatus | None:
-        """A summary of the node's models; None if it was asked a moment ago, or does not answer as it should."""
+        """A summary of the node's models; None if it was asked a moment ago, or does not answer as it should.
+
+        Also None, and asked next time, while as many others as allowed are being asked: nodes that hang, or a name
+        server that does, must not hold up all reconciles.
+        """
         now = self._clock()
         with self._lock:
-            if now < self._next.get(gridnode.key, now):
+            if now < self._next.get(gridnode.key, now) or self._asking >= self._at_once:
                 return None
             self._next[gridnode.key] = now + self._interval
+            self._asking += 1
         try:
             return summarize_models(_processes(f"{self._url(gridnode)}/processes", token))
         except (requests.RequestException, OSError, ValueError, KeyError, TypeError):
             return None
+        finally:
+            with self._lock:
+                self._asking -= 1
 
     def forget(self, key: str) -> None:
         """The GridNode ``namespace/name`` is gone."""
