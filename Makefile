@@ -31,7 +31,7 @@ demo: $(VENV)/.demo  ## train a real model over simulated phones on this machine
 	@$(BIN)/gridnode demo
 
 test: EXAMPLES := thorough
-test: lint test-unit test-process test-integration test-chaos test-browser test-cluster  ## all that must pass: everything but what needs PyTorch or a kubelet
+test: lint test-unit test-process test-integration test-chaos test-browser  ## all that must pass: lint, types, imports, tests without Kubernetes and PyTorch
 
 test-unit: $(VENV)/.dev  ## unit tests: no database, no other processes, seconds
 	@$(BIN)/python -m pytest tests/unit -m "not process and not torch and not runtimes" --hypothesis-profile=$(EXAMPLES)

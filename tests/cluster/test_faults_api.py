@@ -20,7 +20,8 @@ from tests.support.operator_process import GROUP_PATH, GridNodes, Object, Operat
 from tests.support.shared_database import SharedDatabase
 from tests.support.slow_database import DatabaseProxy
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
+# Each restart of an API server takes its time, and so does kopf's return to it.
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 _NAMES = [f"demo-{number}" for number in range(5)]
 #: Seconds that Kubernetes gives a pod to end.
