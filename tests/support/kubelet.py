@@ -126,7 +126,8 @@ class Kubelet:
     def _set_status(self, pod: Pod, status: dict[str, Any]) -> None:
         metadata = pod["metadata"]
         path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}/status"
-        deadline = time.monotonic() + 30
+        # An API server that is restarted politely is away for more than half a minute.
+        deadline = time.monotonic() + 120
         while time.monotonic() < deadline and not self._stop.is_set():
             try:
                 answer = self._control_plane.request("PATCH", path, {"status": status}, headers=_MERGE_PATCH)
