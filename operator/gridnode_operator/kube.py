@@ -33,6 +33,9 @@ _NOT_CONVERTIBLE: Final = "failed to convert new object"
 #: Characters that JSON may hold as they are, but YAML may not, or takes for the end of a line.
 _NOT_IN_YAML: Final = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
+#: What an object of the kinds that are read may be called (RFC 1123).
+_POSSIBLE_NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
+
 #: Plural names of the kinds that the operator handles; the API server's own rule for them has exceptions.
 PLURALS: Final[Mapping[tuple[str, str], str]] = {
     (API_VERSION, KIND): PLURAL,
@@ -95,6 +98,8 @@ class Cluster:
         Raises:
             ApiError: as do all methods; also if the server doesn't know the kind, as for a moment after its start.
         """
+        if not _POSSIBLE_NAME.fullmatch(name):
+            return None  # the server would not say that it is this object which is not there
         try:
             return self._object("GET", _path(api_version, kind, namespace, name))
         except ApiError as error:
