@@ -148,6 +148,11 @@ class Cycle(Base):
     # Cycle requests rejected while this cycle ran, by reason; written about once a second, not with each.
     rejected: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
 
+    @property
+    def working(self) -> int:
+        """Workers that were accepted, have not reported, and may still."""
+        return max(0, self.slots - self.reports)
+
 
 class Assignment(Base):
     """A worker accepted into a cycle, and whether its report has been counted."""

@@ -256,7 +256,7 @@ def _cycle_status(cycle: Cycle, now: datetime) -> CycleStatus:
         started_at=cycle.started_at,
         deadline=cycle.deadline,
         accepted=cycle.accepted,
-        working=max(0, cycle.slots - cycle.reports),
+        working=cycle.working,
         reports=cycle.reports,
         min_diffs=cycle.min_diffs,
         max_diffs=cycle.max_diffs,

@@ -51,7 +51,7 @@ def running_cycle_of(cycle: Cycle) -> RunningCycle:
         started_at=cycle.started_at,
         deadline=cycle.deadline,
         accepted=cycle.accepted,
-        working=max(0, cycle.slots - cycle.reports),
+        working=cycle.working,
         reports=cycle.reports,
         min_workers=cycle.min_workers,
         min_diffs=cycle.min_diffs,
