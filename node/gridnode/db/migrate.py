@@ -101,13 +101,18 @@ def migrations() -> list[Script]:
     return list(ScriptDirectory.from_config(_config(None)).walk_revisions())
 
 
-def _config(connection: Connection | None) -> Config:
+def alembic_config(scripts: Path, connection: Connection | None) -> Config:
+    """Alembic's configuration for the migrations in a folder; without a connection only to look at them."""
     from alembic.config import Config
 
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(scripts))
     config.attributes["connection"] = connection
     return config
+
+
+def _config(connection: Connection | None) -> Config:
+    return alembic_config(Path(__file__).parent / "migrations", connection)
 
 
 def _use_schema(connection: Connection, schema: str | None) -> None:

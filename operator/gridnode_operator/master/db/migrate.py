@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import OperationalError
 
-from gridnode.db.migrate import lock_schema
+from gridnode.db.migrate import alembic_config, lock_schema
 from gridnode.db.revision import check_revision, find_revision
 
 if TYPE_CHECKING:
@@ -89,9 +89,4 @@ def head_revision() -> str:
 
 
 def _config(connection: Connection | None) -> Config:
-    from alembic.config import Config
-
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    config.attributes["connection"] = connection
-    return config
+    return alembic_config(Path(__file__).parent / "migrations", connection)
